@@ -1,0 +1,25 @@
+// x[r] += Σ_k gates[r, k] · y[r, k]: the chosen experts' outputs, weighed, in the order of the slots.
+struct Params {
+    rows: u32,
+    k: u32,
+    dim: u32,
+    k_stride: u32,
+    stride: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> y: array<f32>;
+@group(0) @binding(2) var<storage, read> gates: array<f32>;
+@group(0) @binding(3) var<storage, read_write> x: array<f32>;
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let i = group.y * WORKGROUP + thread;
+    if (i < p.dim) {
+        var sum = 0.0;
+        for (var k = 0u; k < p.k; k++) {
+            sum += gates[group.x * p.k_stride + k] * y[(group.x * p.k + k) * p.stride + i];
+        }
+        x[group.x * p.stride + i] += sum;
+    }
+}

@@ -1,0 +1,25 @@
+// y[r] = table[token(r)]: a gather of rows. The table may be one part of a larger one: tokens outside it are left alone.
+struct Params {
+    list: u32,
+    cols: u32,
+    stride: u32,
+    first: u32,
+    count: u32,
+    rows: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> table: array<f32>;
+@group(0) @binding(2) var<storage, read> list: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let token = list[p.list + group.x].x;
+    if (token < p.first || token - p.first >= p.count) {
+        return;
+    }
+    for (var i = thread; i < p.cols; i += WORKGROUP) {
+        y[group.x * p.stride + i] = table[(token - p.first) * p.stride + i];
+    }
+}

@@ -1,0 +1,12 @@
+// Where a row's sequence lies in the cache, whose rows are ordered by (slot, sequence, position) and which is cut into parts of
+// whole slots. The body names the parameters: p.{slot, per_loop, first_slot, slots, sequences, context, cache_stride}.
+
+// The slot, counted in this part, that a row at this loop uses; not below p.slots where it lies in another part.
+fn cache_slot(row_loop: u32) -> u32 {
+    return p.slot + p.per_loop * row_loop - p.first_slot;
+}
+
+// The word at which position 0 of a sequence starts.
+fn cache_start(slot: u32, sequence: u32) -> u32 {
+    return (slot * p.sequences + sequence) * p.context * p.cache_stride;
+}

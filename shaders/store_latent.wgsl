@@ -1,0 +1,49 @@
+// cache[slot, sequence, position] = [RMSNorm(c) · gain | RoPE(r)] of every row; a workgroup a row.
+struct Params {
+    rows: u32,
+    list: u32,
+    rank: u32,
+    pairs: u32,
+    x_stride: u32,
+    x_start: u32,
+    slot: u32,
+    per_loop: u32,
+    first_slot: u32,
+    slots: u32,
+    sequences: u32,
+    context: u32,
+    cache_stride: u32,
+    eps: f32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> list: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> angles: array<f32>;
+@group(0) @binding(3) var<storage, read> x: array<f32>;
+@group(0) @binding(4) var<storage, read> gain: array<f32>;
+@group(0) @binding(5) var<storage, read_write> cache: array<f32>;
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
+    let row = list[p.list + group.x];
+    let slot = cache_slot(row.w);
+    let c = group.x * p.x_stride + p.x_start;
+    var squares = 0.0;
+    for (var i = lane.index; i < p.rank; i += WORKGROUP) {
+        squares += x[c + i] * x[c + i];
+    }
+    let scale = inverseSqrt(reduce_sum(squares, lane) / f32(p.rank) + p.eps);
+    if (slot >= p.slots) {
+        return;
+    }
+    let to = cache_start(slot, row.y) + row.z * p.cache_stride;
+    for (var i = lane.index; i < p.rank; i += WORKGROUP) {
+        cache[to + i] = x[c + i] * scale * gain[i];
+    }
+    for (var n = lane.index; n < p.pairs; n += WORKGROUP) {
+        let r = c + p.rank + 2u * n;
+        let turned = rope_turn(vec2<f32>(x[r], x[r + 1u]), rope_angle(row.z, p.pairs, n));
+        cache[to + p.rank + 2u * n] = turned.x;
+        cache[to + p.rank + 2u * n + 1u] = turned.y;
+    }
+}

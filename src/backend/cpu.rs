@@ -1,0 +1,59 @@
+//! The CPU backend: a buffer is a vector, a dispatch is a call of the kernel's twin. Exact reference, and the fallback where
+//! there is no GPU.
+
+use crate::backend::pass::Pass;
+use crate::tensor::BufferId;
+
+/// Buffers in host memory. Words of `u32` tensors are kept as the bits of `f32`.
+#[derive(Default)]
+pub(crate) struct Cpu {
+    buffers: Vec<Vec<f32>>,
+}
+
+impl Cpu {
+    /// A zeroed buffer, or `None` where the memory cannot be had.
+    pub fn alloc(&mut self, words: usize) -> Option<BufferId> {
+        let mut buffer = Vec::new();
+        buffer.try_reserve_exact(words).ok()?;
+        buffer.resize(words, 0.0);
+        self.buffers.push(buffer);
+        Some(BufferId(self.buffers.len() as u32 - 1))
+    }
+
+    /// Overwrites words from `offset` on.
+    pub fn write(&mut self, id: BufferId, offset: usize, data: &[f32]) {
+        self.buffers[id.0 as usize][offset..offset + data.len()].copy_from_slice(data);
+    }
+
+    /// Words `offset..offset + len` of a buffer.
+    pub fn read(&self, id: BufferId, offset: usize, len: usize) -> &[f32] {
+        &self.buffers[id.0 as usize][offset..offset + len]
+    }
+
+    /// Words of a buffer.
+    pub fn len(&self, id: BufferId) -> usize {
+        self.buffers[id.0 as usize].len()
+    }
+
+    /// Runs every dispatch in order.
+    pub fn run(&mut self, pass: &Pass) {
+        for i in 0..pass.dispatches.len() {
+            self.run_one(pass, i);
+        }
+    }
+
+    /// Runs dispatch `index` of a pass.
+    pub fn run_one(&mut self, pass: &Pass, index: usize) {
+        let dispatch = &pass.dispatches[index];
+        let (reads, writes) = dispatch.buffers.split_at(dispatch.reads);
+        // Written buffers are moved out so that they can be borrowed mutably while the others are read; a pass never binds them twice.
+        let mut taken: Vec<Vec<f32>> = writes.iter().map(|id| std::mem::take(&mut self.buffers[id.0 as usize])).collect();
+        {
+            let reads: Vec<&[f32]> = reads.iter().map(|id| self.buffers[id.0 as usize].as_slice()).collect();
+            dispatch.kernel.run_twin(&dispatch.params, &reads, taken.iter_mut().map(Vec::as_mut_slice).collect());
+        }
+        for (id, buffer) in writes.iter().zip(taken) {
+            self.buffers[id.0 as usize] = buffer;
+        }
+    }
+}

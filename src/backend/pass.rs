@@ -1,0 +1,68 @@
+//! A pass is a list of dispatches, recorded without a device at hand; a backend turns it into a plan that can be replayed.
+
+use crate::error::{Error, Result};
+use crate::kernel::{AnyKernel, Arg, Grid, Kernel, Params, Tier};
+use crate::tensor::{BufferId, Tensor};
+
+/// One kernel with its parameters, its buffers (reads, then writes) and its grid.
+pub(crate) struct Dispatch {
+    pub kernel: &'static dyn AnyKernel,
+    pub params: Vec<u8>,
+    pub buffers: Vec<BufferId>,
+    pub reads: usize,
+    pub grid: Grid,
+}
+
+/// Dispatches in order. Each sees what those before it wrote.
+pub struct Pass {
+    tier: Tier,
+    pub(crate) dispatches: Vec<Dispatch>,
+}
+
+impl Pass {
+    /// An empty pass for devices of this tier.
+    pub fn new(tier: Tier) -> Self {
+        Self { tier, dispatches: Vec::new() }
+    }
+
+    /// Appends a dispatch. A kernel module's own function calls this after checking shapes; here dtypes and aliasing are checked:
+    /// WebGPU forbids a buffer that is written to be bound twice.
+    pub fn dispatch<P: Params, const R: usize, const W: usize>(
+        &mut self,
+        kernel: &'static Kernel<P, R, W>,
+        params: P,
+        reads: [&Tensor; R],
+        writes: [&Tensor; W],
+    ) -> Result<()> {
+        let grid = (kernel.grid)(&params, &self.tier);
+        let wrong = |reason: String| Error::Usage { reason: format!("kernel {}: {reason}", kernel.name) };
+        for (arg, tensor) in pairs(&kernel.reads, &reads).chain(pairs(&kernel.writes, &writes)) {
+            if arg.dtype != tensor.dtype {
+                return Err(wrong(format!("{} should hold {:?} and holds {:?}", arg.name, arg.dtype, tensor.dtype)));
+            }
+        }
+        let buffers: Vec<BufferId> = reads.iter().chain(&writes).map(|t| t.buffer).collect();
+        for (i, (arg, tensor)) in pairs(&kernel.writes, &writes).enumerate() {
+            let itself = R + i;
+            if buffers.iter().enumerate().any(|(j, b)| j != itself && *b == tensor.buffer) {
+                return Err(wrong(format!("{} is written and bound a second time", arg.name)));
+            }
+        }
+        if let Some(groups) = grid.iter().find(|groups| **groups > MAX_GROUPS) {
+            return Err(wrong(format!("{groups} workgroups in one dimension, and a device has at most {MAX_GROUPS}")));
+        }
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let params = bytemuck::bytes_of(&params).to_vec();
+        self.dispatches.push(Dispatch { kernel, params, buffers, reads: R, grid });
+        Ok(())
+    }
+}
+
+/// WebGPU's limit for every dimension of a grid.
+const MAX_GROUPS: usize = 65_535;
+
+fn pairs<'a>(args: &'a [Arg], tensors: &'a [&'a Tensor]) -> impl Iterator<Item = (&'a Arg, &'a Tensor)> {
+    args.iter().zip(tensors.iter().copied())
+}

@@ -1,0 +1,21 @@
+//! A kernel's full shader text: a header of constants, the linked parts, the body. Which files are linked is the permutation.
+
+use crate::kernel::{AnyKernel, Link, Tier};
+
+/// The text that a device compiles for `kernel` under `tier`.
+pub fn source(kernel: &dyn AnyKernel, tier: &Tier) -> String {
+    let constants = [("WORKGROUP", tier.workgroup), ("SIDE", tier.side()), ("LANES", tier.lanes)];
+    let mut text: String = constants.iter().map(|(name, value)| format!("const {name}: u32 = {value}u;\n")).collect();
+    for link in kernel.links() {
+        text.push_str(match link {
+            Link::Reduce if tier.subgroups => include_str!("../../shaders/link/reduce_subgroup.wgsl"),
+            Link::Reduce => include_str!("../../shaders/link/reduce_workgroup.wgsl"),
+            Link::TeamDot => include_str!("../../shaders/link/team_dot.wgsl"),
+            Link::Tile => include_str!("../../shaders/link/tile_direct.wgsl"),
+            Link::RopeTurn => include_str!("../../shaders/link/rope_turn.wgsl"),
+            Link::Cache => include_str!("../../shaders/link/cache.wgsl"),
+        });
+    }
+    text.push_str(kernel.body());
+    text
+}

@@ -1,0 +1,239 @@
+//! The one error type: what went wrong, where, what was expected and found, and how to mend it.
+//!
+//! Every variant has a stable [`code`](Error::code), the same in Rust, on the command line and in JavaScript, and most have a
+//! [`hint`](Error::hint). [`Display`](fmt::Display) prints one sentence without the hint; a front end prints both.
+
+use std::fmt;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can go wrong. Match on the variant or on [`Error::code`]; the wording of a message may change.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read or written (`file`).
+    File {
+        /// The path as the user gave it.
+        path: String,
+        /// What was tried: "read", "write", "create".
+        doing: &'static str,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// A file is there but is not what it should be: bad JSON, a header that lies, a truncated body (`format`).
+    Format {
+        /// The file.
+        path: String,
+        /// What a correct file would hold.
+        expected: String,
+        /// What it holds.
+        found: String,
+    },
+    /// A field of `config.json` is missing or has an impossible value (`config`).
+    Config {
+        /// The file.
+        path: String,
+        /// The field, or fields, at fault.
+        field: String,
+        /// The values that would work.
+        expected: String,
+        /// The value found.
+        found: String,
+    },
+    /// A weight is missing, unknown, of the wrong shape or dtype, or holds NaN or infinity (`tensor`).
+    Tensor {
+        /// The file that holds, or should hold, the tensor.
+        path: String,
+        /// The tensor's name.
+        tensor: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// `tokenizer.json` cannot be used, or a text cannot be encoded (`tokenizer`).
+    Tokenizer {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A text holds a word that the vocabulary lacks (`unknown_word`).
+    UnknownWord {
+        /// The first such word.
+        word: String,
+        /// A few words that the model does know.
+        known: String,
+    },
+    /// A token id is not in the vocabulary (`token`).
+    Token {
+        /// The id.
+        token: u32,
+        /// How many ids there are: the valid ones are `0..vocab_size`.
+        vocab_size: usize,
+    },
+    /// There is nothing to compute: no token at all (`empty_prompt`).
+    EmptyPrompt,
+    /// More positions than the model or its cache has (`context`).
+    Context {
+        /// Positions that were asked for.
+        asked: usize,
+        /// Positions that there are.
+        limit: usize,
+        /// What sets the limit: "max_seq_len" or "the cache (--ctx-size)".
+        of: &'static str,
+    },
+    /// A number of loops that cannot be run: 0, or more than the cache has slots for (`loops`).
+    Loops {
+        /// Loops that were asked for.
+        asked: usize,
+        /// The largest number possible here.
+        limit: usize,
+    },
+    /// An option or argument has an unusable value (`argument`).
+    Argument {
+        /// The option, as the caller spells it.
+        name: String,
+        /// What would work.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// There is no GPU adapter to be had, or none of the asked name (`no_adapter`).
+    NoAdapter {
+        /// What was looked for and what there is.
+        reason: String,
+    },
+    /// The adapter, or the memory, is too small for this model (`too_small`).
+    TooSmall {
+        /// What does not fit.
+        what: String,
+        /// How much it needs, with its unit.
+        needed: String,
+        /// How much there is, with its unit.
+        available: String,
+    },
+    /// The GPU refused or failed a command (`gpu`).
+    Gpu {
+        /// What was being done.
+        doing: String,
+        /// What the driver or the validation said.
+        reason: String,
+    },
+    /// The GPU device was lost: unplugged, reset or destroyed (`device_lost`).
+    DeviceLost {
+        /// What the driver said.
+        reason: String,
+    },
+    /// NaN or infinity came out of the model (`non_finite`).
+    NonFinite {
+        /// Where it was seen.
+        place: String,
+    },
+    /// The shadow backend found a kernel whose GPU result differs from its CPU twin (`mismatch`).
+    Mismatch {
+        /// The kernel.
+        kernel: String,
+        /// The argument, the element and both values.
+        detail: String,
+    },
+    /// Two calls contradict each other: a sequence of another model, a sequence that was freed (`usage`).
+    Usage {
+        /// What was done and what should have been.
+        reason: String,
+    },
+    /// The caller stopped it (`cancelled`).
+    Cancelled,
+}
+
+impl Error {
+    /// The stable code: lower case with underscores, the same in Rust, on the command line and in JavaScript.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "file",
+            Self::Format { .. } => "format",
+            Self::Config { .. } => "config",
+            Self::Tensor { .. } => "tensor",
+            Self::Tokenizer { .. } => "tokenizer",
+            Self::UnknownWord { .. } => "unknown_word",
+            Self::Token { .. } => "token",
+            Self::EmptyPrompt => "empty_prompt",
+            Self::Context { .. } => "context",
+            Self::Loops { .. } => "loops",
+            Self::Argument { .. } => "argument",
+            Self::NoAdapter { .. } => "no_adapter",
+            Self::TooSmall { .. } => "too_small",
+            Self::Gpu { .. } => "gpu",
+            Self::DeviceLost { .. } => "device_lost",
+            Self::NonFinite { .. } => "non_finite",
+            Self::Mismatch { .. } => "mismatch",
+            Self::Usage { .. } => "usage",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// How to mend it, in one sentence, where there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::File { doing: "read", .. } => "check the path, and that you may read it".into(),
+            Self::File { .. } => "check that the folder exists, that you may write to it and that the disk is not full".into(),
+            Self::Format { .. } => "fetch or export the file again; it may be cut short".into(),
+            Self::Config { path, .. } => format!("correct {path}, or export the model again"),
+            Self::Tensor { .. } => "config.json and the weights must come from the same export".into(),
+            Self::Tokenizer { .. } => "use the tokenizer.json that the model was trained with".into(),
+            Self::UnknownWord { known, .. } => format!("the model knows words such as {known}"),
+            Self::Token { .. } => "use the tokenizer of this model".into(),
+            Self::EmptyPrompt => "give a prompt of at least one token".into(),
+            Self::Context { of: "max_seq_len", .. } => "shorten the prompt or generate fewer tokens".into(),
+            Self::Context { .. } => "ask for a larger context when loading, or shorten the prompt".into(),
+            Self::Loops { .. } => "ask for at least 1 loop, and set the largest number that you need when loading".into(),
+            Self::NoAdapter { .. } => {
+                "`refrain devices` lists what there is; `--device cpu` works everywhere; `--allow-software` admits software GPUs".into()
+            }
+            Self::TooSmall { .. } => "ask for a smaller context, fewer loops or fewer sequences, or use `--device cpu`".into(),
+            Self::Gpu { .. } => "update the graphics driver, or use `--device cpu`".into(),
+            Self::DeviceLost { .. } => "load the model again".into(),
+            Self::NonFinite { .. } => "the weights are damaged, or too large for the precision".into(),
+            Self::Mismatch { .. } => "please report it with the output of `refrain devices`; `--device cpu` computes the reference".into(),
+            Self::Argument { .. } | Self::Usage { .. } | Self::Cancelled => return None,
+        })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, doing, source } => write!(f, "cannot {doing} {path}: {source}"),
+            Self::Format { path, expected, found } => write!(f, "{path}: expected {expected}, found {found}"),
+            Self::Config { path, field, expected, found } => write!(f, "{path}: {field}: expected {expected}, found {found}"),
+            Self::Tensor { path, tensor, expected, found } => write!(f, "{path}: tensor {tensor}: expected {expected}, found {found}"),
+            Self::Tokenizer { path, reason } => write!(f, "{path}: {reason}"),
+            Self::UnknownWord { word, .. } => write!(f, "the word {word:?} is not in the model's vocabulary"),
+            Self::Token { token, vocab_size } => {
+                write!(f, "token id {token} is past the vocabulary: expected 0 to {}", vocab_size.saturating_sub(1))
+            }
+            Self::EmptyPrompt => write!(f, "the prompt is empty: expected at least one token"),
+            Self::Context { asked, limit, of } => write!(f, "{asked} positions asked for, but {of} has {limit}"),
+            Self::Loops { asked, limit } => write!(f, "{asked} loops asked for: expected 1 to {limit}"),
+            Self::Argument { name, expected, found } => write!(f, "{name}: expected {expected}, found {found}"),
+            Self::NoAdapter { reason } => write!(f, "no GPU adapter: {reason}"),
+            Self::TooSmall { what, needed, available } => write!(f, "{what} needs {needed}, and there is {available}"),
+            Self::Gpu { doing, reason } => write!(f, "the GPU failed while {doing}: {reason}"),
+            Self::DeviceLost { reason } => write!(f, "the GPU device was lost: {reason}"),
+            Self::NonFinite { place } => write!(f, "NaN or infinity in {place}"),
+            Self::Mismatch { kernel, detail } => write!(f, "kernel {kernel}: GPU and CPU disagree: {detail}"),
+            Self::Usage { reason } => write!(f, "{reason}"),
+            Self::Cancelled => write!(f, "cancelled"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::File { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Causal attention over the cache: y\[r, h\] = Σ_j softmax_j(q\[r, h\] · k\[j\] / √d) · v\[j\],  j ≤ position(r)
+//!
+//! One kernel for both kinds, since keys and values are only spans of the cached rows:
+//! - grouped-query (Ainslie et al. 2023): a cached row is \[k of every key/value head | v of every head\], head h reads
+//!   key/value head ⌊h / group⌋;
+//! - latent, absorbed (DeepSeek-V2, 2024): a cached row is \[c̄ | RoPE(r)\]; all heads read the whole of it as key and c̄ as value.
+//!
+//! Softmax is computed online (Milakov & Gimelshein 2018): a running maximum and sum, one pass over the cache.
+//! q: (rows, heads · key_dim), y: (rows, heads, value_dim).
+
+use crate::backend::Pass;
+use crate::error::Result;
+use crate::kernel::{Kernel, Link, f32s, u32s};
+use crate::kernels::{CacheTensor, RowList, Slot, expect_room, row_info, slot_in_part};
+use crate::params;
+use crate::tensor::Tensor;
+
+params! {
+    /// Parameters of one part of the cache, which holds slots `first_slot..first_slot + slots`.
+    Params {
+        rows: u32, list: u32, heads: u32, group: u32,
+        key_dim: u32, key_step: u32, value_dim: u32, value_start: u32, value_step: u32,
+        q_stride: u32, y_stride: u32, y_head: u32,
+        slot: u32, per_loop: u32, first_slot: u32, slots: u32, sequences: u32, context: u32, cache_stride: u32,
+        scale: f32,
+    }
+}
+
+/// The widest key that the shader's shared memory holds.
+pub const MAX_KEY: usize = 1216;
+/// The widest value.
+pub const MAX_VALUE: usize = 1024;
+
+/// The kernel.
+pub const ATTENTION: Kernel<Params, 3, 1> = Kernel {
+    name: "attention",
+    body: include_str!("../../shaders/attention.wgsl"),
+    links: &[Link::Reduce, Link::Cache],
+    reads: [u32s("list"), f32s("q"), f32s("cache")],
+    writes: [f32s("y")],
+    grid: |p, _| [p.rows as usize, p.heads as usize, 1],
+    twin,
+};
+
+fn twin(p: &Params, [list, q, cache]: [&[f32]; 3], [y]: [&mut [f32]; 1]) {
+    let (key_dim, value_dim, stride) = (p.key_dim as usize, p.value_dim as usize, p.cache_stride as usize);
+    let mut weights = Vec::new();
+    for row in 0..p.rows as usize {
+        let info = row_info(list, p.list + row as u32);
+        let Some(slot) = slot_in_part(p.slot, p.per_loop, p.first_slot, p.slots, info.at_loop) else { continue };
+        let start = (slot * p.sequences as usize + info.sequence) * p.context as usize * stride;
+        let positions = (info.position + 1).min(p.context as usize);
+        for head in 0..p.heads as usize {
+            let shared = head / p.group as usize;
+            let key = start + shared * p.key_step as usize;
+            let value = start + p.value_start as usize + shared * p.value_step as usize;
+            let query = &q[row * p.q_stride as usize + head * key_dim..][..key_dim];
+            weights.clear();
+            for j in 0..positions {
+                let key = &cache[key + j * stride..][..key_dim];
+                weights.push(query.iter().zip(key).map(|(q, k)| q * k).sum::<f32>() * p.scale);
+            }
+            let largest = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            weights.iter_mut().for_each(|w| *w = (*w - largest).exp());
+            let total: f32 = weights.iter().sum();
+            let y = &mut y[row * p.y_stride as usize + head * p.y_head as usize..][..value_dim];
+            y.fill(0.0);
+            for (j, weight) in weights.iter().enumerate() {
+                let value = &cache[value + j * stride..][..value_dim];
+                y.iter_mut().zip(value).for_each(|(y, v)| *y += weight / total * v);
+            }
+        }
+    }
+}
+
+/// Which spans of a cached row are keys and values.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Query heads.
+    pub heads: usize,
+    /// Query heads that share a key/value head.
+    pub group: usize,
+    /// Columns of a key.
+    pub key_dim: usize,
+    /// Columns from one key head to the next.
+    pub key_step: usize,
+    /// Columns of a value.
+    pub value_dim: usize,
+    /// Column of the first value head.
+    pub value_start: usize,
+    /// Columns from one value head to the next.
+    pub value_step: usize,
+    /// Factor of the scores: (query head size)^(−1/2).
+    pub scale: f32,
+}
+
+/// Records attention of the listed rows; head h of y starts at column `h · y_head`.
+pub fn attention(
+    pass: &mut Pass,
+    list: RowList,
+    heads: Heads,
+    q: &Tensor,
+    cache: &CacheTensor,
+    slot: Slot,
+    (y, y_head): (&Tensor, usize),
+) -> Result<()> {
+    expect_room("attention", "key columns", heads.key_dim, MAX_KEY)?;
+    expect_room("attention", "value columns", heads.value_dim, MAX_VALUE)?;
+    expect_room("attention", "columns of q", heads.heads * heads.key_dim, q.cols)?;
+    expect_room("attention", "columns of y", (heads.heads - 1) * y_head + heads.value_dim, y.cols)?;
+    expect_room("attention", "rows of q and y", list.rows, q.rows.min(y.rows))?;
+    for part in cache.parts(slot) {
+        let params = Params {
+            rows: list.rows as u32,
+            list: list.first as u32,
+            heads: heads.heads as u32,
+            group: heads.group as u32,
+            key_dim: heads.key_dim as u32,
+            key_step: heads.key_step as u32,
+            value_dim: heads.value_dim as u32,
+            value_start: heads.value_start as u32,
+            value_step: heads.value_step as u32,
+            q_stride: q.stride as u32,
+            y_stride: y.stride as u32,
+            y_head: y_head as u32,
+            slot: part.slot,
+            per_loop: part.per_loop,
+            first_slot: part.first_slot,
+            slots: part.slots,
+            sequences: cache.sequences as u32,
+            context: cache.context as u32,
+            cache_stride: part.tensor.stride as u32,
+            scale: heads.scale,
+        };
+        pass.dispatch(&ATTENTION, params, [&list.table, q, part.tensor], [y])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! Router of the mixture of experts: logits = router · x; chosen = top-K of (logits + bias); gates = softmax of the chosen logits
+//!
+//! x: (rows, dim), router: (experts, dim), bias: (experts), ids and gates: (rows, K). The bias picks and never weighs (Wang et al.
+//! 2024, loss-free balancing). Order: descending, ties to the lowest index. softmax(logits) divided by its sum over the chosen is
+//! the softmax of the chosen logits alone; computed so, it stays finite when the bias picks experts of vanishing probability.
+
+use crate::backend::Pass;
+use crate::error::Result;
+use crate::kernel::{Kernel, f32s, u32s, words_mut};
+use crate::kernels::{MAX_EXPERTS, expect, expect_room};
+use crate::params;
+use crate::tensor::Tensor;
+
+params! {
+    /// Parameters. `ins` and `x_stride` count `vec4`s.
+    Params { rows: u32, ins: u32, experts: u32, k: u32, x_stride: u32, k_stride: u32 }
+}
+
+/// The kernel.
+pub const ROUTER: Kernel<Params, 3, 2> = Kernel {
+    name: "router",
+    body: include_str!("../../shaders/router.wgsl"),
+    links: &[],
+    reads: [f32s("x"), f32s("w"), f32s("bias")],
+    writes: [u32s("ids"), f32s("gates")],
+    grid: |p, _| [p.rows as usize, 1, 1],
+    twin,
+};
+
+fn twin(p: &Params, [x, w, bias]: [&[f32]; 3], [ids, gates]: [&mut [f32]; 2]) {
+    let (ins, experts, k) = (4 * p.ins as usize, p.experts as usize, p.k as usize);
+    let ids = words_mut(ids);
+    let mut logits = vec![0.0; experts];
+    let mut order: Vec<usize> = Vec::with_capacity(experts);
+    for row in 0..p.rows as usize {
+        let x = &x[row * 4 * p.x_stride as usize..][..ins];
+        for (logit, w) in logits.iter_mut().zip(w.chunks_exact(ins)) {
+            *logit = x.iter().zip(w).map(|(x, w)| x * w).sum();
+        }
+        order.clear();
+        order.extend(0..experts);
+        order.sort_by(|a, b| (logits[*b] + bias[*b]).total_cmp(&(logits[*a] + bias[*a])).then(a.cmp(b)));
+        let chosen = &order[..k];
+        let largest = chosen.iter().map(|e| logits[*e]).fold(f32::NEG_INFINITY, f32::max);
+        let total: f32 = chosen.iter().map(|e| (logits[*e] - largest).exp()).sum();
+        for (slot, expert) in chosen.iter().enumerate() {
+            ids[row * p.k_stride as usize + slot] = *expert as u32;
+            gates[row * p.k_stride as usize + slot] = (logits[*expert] - largest).exp() / total;
+        }
+    }
+}
+
+/// Records the choice for `rows` rows.
+pub fn router(pass: &mut Pass, x: &Tensor, w: &Tensor, bias: &Tensor, ids: &Tensor, gates: &Tensor, rows: usize) -> Result<()> {
+    expect("router", "columns of the router", x.cols, w.cols)?;
+    expect("router", "biases", w.rows, bias.cols)?;
+    expect("router", "columns of the gates", ids.cols, gates.cols)?;
+    expect_room("router", "experts", ids.cols, w.rows)?;
+    expect_room("router", "experts at most", w.rows, MAX_EXPERTS)?;
+    expect_room("router", "rows", rows, x.rows.min(ids.rows).min(gates.rows))?;
+    let params = Params {
+        rows: rows as u32,
+        ins: (w.stride / 4) as u32,
+        experts: w.rows as u32,
+        k: ids.cols as u32,
+        x_stride: (x.stride / 4) as u32,
+        k_stride: ids.stride as u32,
+    };
+    pass.dispatch(&ROUTER, params, [x, w, bias], [ids, gates])
+}
