@@ -1,0 +1,200 @@
+//! One generation, step by step: a pass over the prompt, then a pass a token.
+
+use std::collections::VecDeque;
+
+use web_time::Instant;
+
+use crate::error::Result;
+use crate::generate::stop::Stop;
+use crate::generate::{Choice, Halt, Params, Role, Step};
+use crate::model::defaults::Exit;
+use crate::model::{Depth, Engine, Feed, Logits, Output, Prediction, RowOutput, Sequence};
+use crate::sampler::{self, Candidates, Sampler, Sampling};
+use crate::tokenizer::{TextStream, Tokenizer};
+
+/// The state of a generation.
+pub(super) struct Run<'a> {
+    engine: &'a mut Engine,
+    tokenizer: Option<&'a Tokenizer>,
+    text: Option<TextStream<'a>>,
+    stop: Stop,
+    sampler: Sampler,
+    candidates: Candidates,
+    sequence: Sequence,
+    depth: Depth,
+    prompt: Vec<u32>,
+    /// Steps that are ready.
+    ready: VecDeque<Step>,
+    /// The token to run next, with its log-probability. `None` before the prompt was run.
+    next: Option<(u32, f32)>,
+    /// Output tokens still to come.
+    left: usize,
+    echo: bool,
+    in_place: bool,
+    started: bool,
+}
+
+impl<'a> Run<'a> {
+    /// Checks everything that can be checked before a pass.
+    pub fn new(engine: &'a mut Engine, tokenizer: Option<&'a Tokenizer>, prompt: Vec<u32>, params: Params) -> Result<Self> {
+        let defaults = engine.defaults().clone();
+        let sampling = params.sampling.unwrap_or_else(|| Sampling {
+            temperature: defaults.temperature.unwrap_or(0.0),
+            top_k: defaults.top_k.unwrap_or(0),
+            top_p: defaults.top_p.unwrap_or(1.0),
+            min_p: defaults.min_p.unwrap_or(0.0),
+            seed: 0,
+        });
+        let own = engine.default_depth();
+        let depth = Depth {
+            loops: params.loops.unwrap_or(own.loops),
+            min_loops: params.min_loops.unwrap_or(own.min_loops),
+            exit: params.exit.unwrap_or(own.exit),
+        };
+        engine.check_prompt(&prompt, depth)?;
+        let left = match (params.in_place, params.max_tokens) {
+            (true, _) => 0,
+            (false, Some(asked)) => {
+                engine.check_room(prompt.len().saturating_add(asked))?;
+                asked
+            }
+            (false, None) => {
+                let most = defaults.max_new_tokens.unwrap_or(engine.config().max_output_tokens);
+                most.min(engine.context() - prompt.len())
+            }
+        };
+        Ok(Self {
+            sequence: engine.sequence()?,
+            engine,
+            tokenizer,
+            text: tokenizer.map(TextStream::new),
+            stop: Stop::new(params.stop),
+            candidates: sampling.candidates(),
+            sampler: Sampler::new(sampling)?,
+            depth,
+            prompt,
+            ready: VecDeque::new(),
+            next: None,
+            left,
+            echo: params.echo,
+            in_place: params.in_place,
+            started: false,
+        })
+    }
+
+    /// The next step, `None` at the end.
+    pub async fn step(&mut self) -> Result<Option<Step>> {
+        if !self.started {
+            self.started = true;
+            self.run_prompt().await?;
+        }
+        if let Some(step) = self.ready.pop_front() {
+            return Ok(Some(step));
+        }
+        let Some((token, logprob)) = self.next.filter(|_| self.left > 0) else { return Ok(None) };
+        self.left -= 1;
+        let begun = Instant::now();
+        let output = self.forward(&[token], self.logits(false)).await?;
+        let (Some(row), Some(prediction)) = (output.rows.first(), output.predictions.first()) else { return Ok(None) };
+        let picked = self.pick(prediction)?;
+        self.next = Some(picked);
+        let (mut text, stopped) = match &mut self.text {
+            Some(stream) => self.stop.push(&stream.push(token)?),
+            None => (String::new(), false),
+        };
+        if stopped {
+            self.left = 0;
+        } else if self.left == 0 {
+            text.push_str(&self.last_text()?);
+        }
+        let (exit, next) = (self.exit(row), self.choice(picked));
+        let index = self.sequence.len() - 1;
+        let (loops, logprob) = (row.loops, Some(logprob));
+        Ok(Some(Step { index, role: Role::Output, token, text, logprob, loops, exit, time: begun.elapsed(), next }))
+    }
+
+    /// Runs the prompt; makes its steps if they are wanted.
+    async fn run_prompt(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        let prompt = std::mem::take(&mut self.prompt);
+        let every = self.echo || self.in_place;
+        let output = self.forward(&prompt, self.logits(every)).await?;
+        if let Some(last) = output.predictions.last().filter(|_| !self.in_place) {
+            self.next = Some(self.pick(last)?);
+        }
+        if every {
+            let time = begun.elapsed() / prompt.len() as u32;
+            let mut stream = self.tokenizer.map(TextStream::new);
+            for (index, (token, row)) in prompt.iter().zip(&output.rows).enumerate() {
+                let prediction = &output.predictions[index];
+                // The last position's prediction is the first output, where there is one.
+                let best = match self.next.filter(|_| index + 1 == prompt.len()) {
+                    Some(picked) => picked,
+                    None => likeliest(prediction),
+                };
+                let before = index.checked_sub(1).map(|before| &output.predictions[before]);
+                let logprob = before.and_then(|p| p.logits.get(*token as usize).map(|logit| logit - p.log_sum_exp));
+                let text = match &mut stream {
+                    Some(stream) => stream.push(*token)?,
+                    None => String::new(),
+                };
+                let (loops, exit, next) = (row.loops, self.exit(row), self.choice(best));
+                self.ready.push_back(Step { index, role: Role::Prompt, token: *token, text, logprob, loops, exit, time, next });
+            }
+        }
+        Ok(())
+    }
+
+    async fn forward(&mut self, tokens: &[u32], logits: Logits) -> Result<Output> {
+        let feed = Feed { sequence: &mut self.sequence, tokens };
+        self.engine.forward(&mut [feed], self.depth, logits).await
+    }
+
+    /// What to read back: the candidates that the sampling needs, or every logit.
+    fn logits(&self, every: bool) -> Logits {
+        let best = match self.candidates {
+            Candidates::Best(best) => best,
+            Candidates::One | Candidates::All => 1,
+        };
+        // Log-probabilities of the prompt's own tokens need all logits.
+        Logits { every, best, all: self.candidates == Candidates::All || (every && self.echo) }
+    }
+
+    fn pick(&mut self, prediction: &Prediction) -> Result<(u32, f32)> {
+        let choice = match self.candidates {
+            Candidates::All => self.sampler.pick(&sampler::rank(&prediction.logits), prediction.log_sum_exp)?,
+            _ => self.sampler.pick(&prediction.best, prediction.log_sum_exp)?,
+        };
+        Ok((choice.token, choice.logprob))
+    }
+
+    fn exit(&self, row: &RowOutput) -> Halt {
+        match (self.depth.exit, row.halted) {
+            (Exit::Fixed, _) => Halt::Fixed,
+            (Exit::Model, true) => Halt::Halted,
+            (Exit::Model, false) => Halt::Max,
+        }
+    }
+
+    fn choice(&self, (token, logprob): (u32, f32)) -> Choice {
+        Choice { token, text: self.tokenizer.and_then(|t| t.text(token)).unwrap_or_default(), logprob }
+    }
+
+    /// What was held back, at the end of the output.
+    fn last_text(&mut self) -> Result<String> {
+        let mut text = String::new();
+        if let Some(stream) = self.text.take() {
+            let (shown, stopped) = self.stop.push(&stream.finish()?);
+            text.push_str(&shown);
+            if stopped {
+                return Ok(text);
+            }
+        }
+        text.push_str(&self.stop.finish());
+        Ok(text)
+    }
+}
+
+fn likeliest(prediction: &Prediction) -> (u32, f32) {
+    prediction.best.first().map_or((0, f32::NEG_INFINITY), |(token, logit)| (*token, (logit - prediction.log_sum_exp).min(0.0)))
+}

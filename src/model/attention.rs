@@ -1,0 +1,242 @@
+//! The two kinds of attention. Both write what they cache of a row, then attend over what is cached, their own row included.
+//!
+//! Grouped-query (GQA): `[q | k | v] = W x`, RoPE on q and k, a key/value head serves several query heads.
+//!
+//! Latent (MLA), absorbed: with c̄ = RMSNorm(c) and kv_up = \[W_uk | W_uv\] per head,
+//! `q_nopeᵀ (W_uk c̄) = (W_ukᵀ q_nope)ᵀ c̄` and `Σ a (W_uv c̄) = W_uv (Σ a c̄)`, so that keys and values are never expanded: the
+//! cache holds \[c̄ | RoPE(r)\], a head's query is \[W_ukᵀ q_nope | RoPE(q_rope)\], its value is c̄.
+
+use crate::backend::{Backend, Pass};
+use crate::error::Result;
+use crate::kernels::attention::{Heads, attention};
+use crate::kernels::linear::{Columns, Into, linear};
+use crate::kernels::rmsnorm::rmsnorm;
+use crate::kernels::rope::rope;
+use crate::kernels::store_kv::store_kv;
+use crate::kernels::store_latent::store_latent;
+use crate::kernels::{CacheTensor, RowList, Slot};
+use crate::model::config::{self, Config};
+use crate::model::loader::Loader;
+use crate::tensor::{Dtype, Segmented, Tensor, stride};
+
+/// One attention layer: weights, sizes, and the work tensors that it shares with the other layers.
+pub(crate) enum Attention {
+    Gqa { qkv: Segmented, wo: Segmented, heads: Heads, work: GqaWork },
+    Mla(Box<Mla>),
+}
+
+/// Latent attention.
+pub(crate) struct Mla {
+    /// \[q_down; kv_down\]: (q_lora + kv_lora + rope, dim).
+    down: Segmented,
+    q_norm: Tensor,
+    /// A matrix a head: (heads · nope, q_lora).
+    q_up_nope: Segmented,
+    q_up_rope: Segmented,
+    kv_norm: Tensor,
+    /// W_ukᵀ, a matrix a head: (heads · kv_lora, nope).
+    uk: Segmented,
+    /// W_uv, a matrix a head: (heads · v, kv_lora).
+    uv: Segmented,
+    wo: Segmented,
+    heads: Heads,
+    nope: usize,
+    v: usize,
+    work: MlaWork,
+}
+
+/// Work tensors of grouped-query attention.
+#[derive(Clone, Copy)]
+pub(crate) struct GqaWork {
+    qkv: Tensor,
+    q: Tensor,
+    y: Tensor,
+}
+
+/// Work tensors of latent attention.
+#[derive(Clone, Copy)]
+pub(crate) struct MlaWork {
+    down: Tensor,
+    c_q: Tensor,
+    q_nope: Tensor,
+    q_rope: Tensor,
+    q: Tensor,
+    context: Tensor,
+    y: Tensor,
+}
+
+/// The work tensors of whichever kind the model has.
+#[derive(Clone, Copy)]
+pub(crate) enum Work {
+    Gqa(GqaWork),
+    Mla(MlaWork),
+}
+
+impl Work {
+    /// Columns of each work tensor, named.
+    fn widths(config: &Config) -> Vec<(&'static str, usize)> {
+        let h = config.n_heads;
+        match config.attention {
+            config::Attention::Gqa { n_kv_heads, head_dim } => {
+                vec![("qkv", (h + 2 * n_kv_heads) * head_dim), ("queries", h * head_dim), ("attention output", h * head_dim)]
+            }
+            config::Attention::Mla { kv_lora_rank, q_lora_rank, rope, nope, v } => vec![
+                ("latents", q_lora_rank + kv_lora_rank + rope),
+                ("query latents", q_lora_rank),
+                // Heads start at multiples of 4, so that a linear layer can read them as vec4.
+                ("q_nope", h * stride(nope)),
+                ("q_rope", h * rope),
+                ("queries", h * (kv_lora_rank + rope)),
+                ("latent context", h * stride(kv_lora_rank)),
+                ("attention output", h * v),
+            ],
+        }
+    }
+
+    /// The most columns that any of them has.
+    pub fn widest(config: &Config) -> usize {
+        Self::widths(config).iter().map(|(_, width)| *width).max().unwrap_or(0)
+    }
+
+    /// Allocates them for `rows` rows.
+    pub fn new(backend: &mut Backend, config: &Config, rows: usize) -> Result<Self> {
+        let widths = Self::widths(config);
+        let mut next = widths.iter().map(|(what, width)| backend.tensor(what, Dtype::F32, rows, *width));
+        let mut tensor = || next.next().unwrap_or_else(|| Err(crate::error::Error::Usage { reason: "no such work tensor".into() }));
+        Ok(match config.attention {
+            config::Attention::Gqa { .. } => Self::Gqa(GqaWork { qkv: tensor()?, q: tensor()?, y: tensor()? }),
+            config::Attention::Mla { .. } => Self::Mla(MlaWork {
+                down: tensor()?,
+                c_q: tensor()?,
+                q_nope: tensor()?,
+                q_rope: tensor()?,
+                q: tensor()?,
+                context: tensor()?,
+                y: tensor()?,
+            }),
+        })
+    }
+}
+
+/// What a block is recorded for: which rows, where their keys go, and the tensors that it works on.
+#[derive(Clone, Copy)]
+pub(crate) struct Step<'a> {
+    pub list: RowList,
+    pub slot: Slot,
+    pub cache: &'a CacheTensor,
+    /// (positions, rope/2, \[cos, sin\]).
+    pub angles: &'a Tensor,
+    /// The residual stream: (rows, dim), read and added to.
+    pub x: &'a Tensor,
+    /// Its normalised copy.
+    pub normed: &'a Tensor,
+}
+
+impl Attention {
+    /// Loads the layer `PREFIX.attn`.
+    pub fn load(loader: &mut Loader, config: &Config, prefix: &str, work: &Work) -> Result<Self> {
+        let (d, h) = (config.dim, config.n_heads);
+        let name = |part: &str| format!("{prefix}.attn.{part}.weight");
+        match (config.attention, work) {
+            (config::Attention::Gqa { n_kv_heads, head_dim }, Work::Gqa(work)) => Ok(Self::Gqa {
+                qkv: loader.stacked(&[(name("wq"), d), (name("wk"), n_kv_heads * head_dim), (name("wv"), n_kv_heads * head_dim)], d)?,
+                wo: loader.stacked(&[(name("wo"), d)], d)?,
+                heads: Heads {
+                    heads: h,
+                    group: h / n_kv_heads,
+                    key_dim: head_dim,
+                    key_step: head_dim,
+                    value_dim: head_dim,
+                    value_start: n_kv_heads * head_dim,
+                    value_step: head_dim,
+                    scale: (head_dim as f32).powf(-0.5),
+                },
+                work: *work,
+            }),
+            (config::Attention::Mla { kv_lora_rank, q_lora_rank, rope, nope, v }, Work::Mla(work)) => {
+                let down = loader.stacked(&[(name("q_down"), q_lora_rank), (name("kv_down"), kv_lora_rank + rope)], d)?;
+                let q_norm = loader.small(&name("q_norm"), &[q_lora_rank])?;
+                let q_up_nope = loader.matrix(&name("q_up_nope"), h * nope, q_lora_rank, nope)?;
+                let data = loader.read(&name("q_up_nope"), &[h * nope, q_lora_rank])?;
+                loader.put(&q_up_nope, 0, &data)?;
+                let q_up_rope = loader.stacked(&[(name("q_up_rope"), h * rope)], q_lora_rank)?;
+                let kv_norm = loader.small(&name("kv_norm"), &[kv_lora_rank])?;
+                let (uk, uv) = Self::load_kv_up(loader, &name("kv_up"), h, (nope, v), kv_lora_rank)?;
+                let heads = Heads {
+                    heads: h,
+                    group: h, // one latent serves all heads
+                    key_dim: kv_lora_rank + rope,
+                    key_step: 0,
+                    value_dim: kv_lora_rank,
+                    value_start: 0,
+                    value_step: 0,
+                    scale: ((nope + rope) as f32).powf(-0.5),
+                };
+                let wo = loader.stacked(&[(name("wo"), d)], h * v)?;
+                Ok(Self::Mla(Box::new(Mla { down, q_norm, q_up_nope, q_up_rope, kv_norm, uk, uv, wo, heads, nope, v, work: *work })))
+            }
+            _ => Err(crate::error::Error::Usage { reason: "work tensors of the other kind of attention".into() }),
+        }
+    }
+
+    /// Splits kv_up (heads · (nope + v), kv_lora) into W_ukᵀ, a (kv_lora, nope) matrix a head, and W_uv, a (v, kv_lora) matrix a head.
+    fn load_kv_up(loader: &mut Loader, name: &str, h: usize, (nope, v): (usize, usize), rank: usize) -> Result<(Segmented, Segmented)> {
+        let data = loader.read(name, &[h * (nope + v), rank])?;
+        let uk = loader.matrix(name, h * rank, nope, rank)?;
+        let uv = loader.matrix(name, h * v, rank, v)?;
+        for (head, rows) in data.chunks_exact((nope + v) * rank).enumerate() {
+            let (k, values) = rows.split_at(nope * rank);
+            let transposed: Vec<f32> = (0..rank).flat_map(|j| (0..nope).map(move |i| k[i * rank + j])).collect();
+            loader.put(&uk, head * rank, &transposed)?;
+            loader.put(&uv, head * v, values)?;
+        }
+        Ok((uk, uv))
+    }
+
+    /// Records x += attention(normed).
+    pub fn record(&self, pass: &mut Pass, step: Step) -> Result<()> {
+        let Step { list, slot, cache, angles, x, normed } = step;
+        let rows = list.rows;
+        match self {
+            Self::Gqa { qkv, wo, heads, work } => {
+                let d = heads.key_dim;
+                let (k_start, v_start) = (heads.heads * d, heads.heads * d + heads.value_start);
+                linear(pass, qkv, 1, normed.into(), (&work.qkv).into(), rows, Into::Set)?;
+                rope(pass, list, angles, heads.heads, columns(&work.qkv, 0, d), columns(&work.q, 0, d))?;
+                store_kv(pass, list, angles, heads.heads / heads.group, &work.qkv, (k_start, v_start), cache, slot)?;
+                attention(pass, list, *heads, &work.q, cache, slot, (&work.y, d))?;
+                linear(pass, wo, 1, (&work.y).into(), x.into(), rows, Into::Add)
+            }
+            Self::Mla(mla) => mla.record(pass, step),
+        }
+    }
+}
+
+impl Mla {
+    fn record(&self, pass: &mut Pass, Step { list, slot, cache, angles, x, normed }: Step) -> Result<()> {
+        let (rows, h, work) = (list.rows, self.heads.heads, &self.work);
+        let (key, rank, rope_dim) = (self.heads.key_dim, self.heads.value_dim, angles.cols);
+        let q_lora = self.q_norm.cols;
+        let nope = columns(&work.q_nope, 0, stride(self.nope));
+        // [q latent | c | r] = [q_down; kv_down] x;   c_q = RMSNorm(q latent)
+        linear(pass, &self.down, 1, normed.into(), (&work.down).into(), rows, Into::Set)?;
+        rmsnorm(pass, &work.down, &self.q_norm, &work.c_q, rows)?;
+        // q_nope = q_up_nope c_q,  q_rope = q_up_rope c_q
+        linear(pass, &self.q_up_nope, h, (&work.c_q).into(), nope, rows, Into::Set)?;
+        linear(pass, &self.q_up_rope, 1, (&work.c_q).into(), (&work.q_rope).into(), rows, Into::Set)?;
+        // q = [W_ukᵀ q_nope | RoPE(q_rope)] per head
+        linear(pass, &self.uk, h, nope, columns(&work.q, 0, key), rows, Into::Set)?;
+        rope(pass, list, angles, h, columns(&work.q_rope, 0, rope_dim), columns(&work.q, rank, key))?;
+        // cached: [RMSNorm(c) | RoPE(r)]
+        store_latent(pass, list, angles, &work.down, q_lora, &self.kv_norm, cache, slot)?;
+        attention(pass, list, self.heads, &work.q, cache, slot, (&work.context, stride(rank)))?;
+        // y = W_uv Σ a c̄ per head;   x += wo y
+        linear(pass, &self.uv, h, columns(&work.context, 0, stride(rank)), columns(&work.y, 0, self.v), rows, Into::Set)?;
+        linear(pass, &self.wo, 1, (&work.y).into(), x.into(), rows, Into::Add)
+    }
+}
+
+/// Columns of heads: the first starts at `start`, each next one `step` later.
+fn columns(tensor: &Tensor, start: usize, step: usize) -> Columns<'_> {
+    Columns { tensor, start, step }
+}

@@ -1,0 +1,196 @@
+//! The two kinds of feed-forward layer: dense SwiGLU, and the mixture of experts
+//!
+//! - dense: y = down(silu(gate x) ⊙ up x)
+//! - mixture: y = Σ_k gate_k · expert_{id_k}(x) + Σ_s shared_s(x), each expert a SwiGLU of its own
+//!
+//! Gate and up are stacked into one matrix. The shared experts always fire, so side by side they are one dense layer.
+
+use crate::backend::{Backend, Pass};
+use crate::error::{Error, Result};
+use crate::kernels::combine::combine;
+use crate::kernels::experts::experts;
+use crate::kernels::experts_grouped::{Groups, experts_grouped};
+use crate::kernels::group::{group, most_tiles};
+use crate::kernels::linear::{Into, linear};
+use crate::kernels::router::router;
+use crate::kernels::swiglu::swiglu;
+use crate::model::config::Config;
+use crate::model::loader::Loader;
+use crate::tensor::{Dtype, Segmented, Tensor};
+
+/// Dense SwiGLU.
+pub(crate) struct Dense {
+    gate_up: Segmented,
+    down: Segmented,
+    work: SwigluWork,
+}
+
+/// [gate | up] and silu(gate) ⊙ up of some rows.
+#[derive(Clone, Copy)]
+pub(crate) struct SwigluWork {
+    gate_up: Tensor,
+    hidden: Tensor,
+}
+
+impl SwigluWork {
+    /// Allocates them for `rows` rows of `dim` hidden numbers.
+    pub fn new(backend: &mut Backend, rows: usize, dim: usize) -> Result<Self> {
+        let gate_up = backend.tensor("gate and up", Dtype::F32, rows, 2 * dim)?;
+        Ok(Self { gate_up, hidden: backend.tensor("hidden", Dtype::F32, rows, dim)? })
+    }
+}
+
+impl Dense {
+    /// Loads `PREFIX.{gate,up,down}`; with several prefixes the layers of `dim` hidden numbers each, side by side.
+    pub fn load(loader: &mut Loader, config: &Config, prefixes: &[String], dim: usize, work: SwigluWork) -> Result<Self> {
+        let named = |part: &str| prefixes.iter().map(|prefix| (format!("{prefix}.{part}.weight"), dim)).collect::<Vec<_>>();
+        let gate_up = loader.stacked(&[named("gate"), named("up")].concat(), config.dim)?;
+        let all = prefixes.len() * dim;
+        let down = loader.matrix("down", config.dim, all, 1)?;
+        if let [prefix] = prefixes {
+            let data = loader.read(&format!("{prefix}.down.weight"), &[config.dim, dim])?;
+            loader.put(&down, 0, &data)?;
+        } else {
+            let mut beside = vec![0.0; config.dim * all];
+            for (i, prefix) in prefixes.iter().enumerate() {
+                let data = loader.read(&format!("{prefix}.down.weight"), &[config.dim, dim])?;
+                for (to, from) in beside.chunks_exact_mut(all).zip(data.chunks_exact(dim)) {
+                    to[i * dim..][..dim].copy_from_slice(from);
+                }
+            }
+            loader.put(&down, 0, &beside)?;
+        }
+        Ok(Self { gate_up, down, work })
+    }
+
+    /// Records y += down(silu(gate x) ⊙ up x).
+    fn record(&self, pass: &mut Pass, x: &Tensor, y: &Tensor, rows: usize) -> Result<()> {
+        linear(pass, &self.gate_up, 1, x.into(), (&self.work.gate_up).into(), rows, Into::Set)?;
+        swiglu(pass, &self.work.gate_up, &self.work.hidden, rows)?;
+        linear(pass, &self.down, 1, (&self.work.hidden).into(), y.into(), rows, Into::Add)
+    }
+}
+
+/// Mixture of experts.
+pub(crate) struct Moe {
+    router: Tensor,
+    bias: Tensor,
+    /// \[gate; up\] of every expert: (experts · 2F, dim).
+    gate_up: Segmented,
+    /// (experts · dim, F).
+    down: Segmented,
+    shared: Option<Dense>,
+    work: MoeWork,
+}
+
+/// Work tensors of the mixture. Those of the experts have a row for every (row, slot).
+#[derive(Clone, Copy)]
+pub(crate) struct MoeWork {
+    /// The chosen experts, (rows, K) of u32.
+    pub ids: Tensor,
+    /// Their weights, (rows, K).
+    pub gates: Tensor,
+    gate_up: Tensor,
+    hidden: Tensor,
+    y: Tensor,
+    tiles: Tensor,
+    order: Tensor,
+    tile: usize,
+    shared: Option<SwigluWork>,
+}
+
+impl MoeWork {
+    /// Allocates them for `rows` rows.
+    pub fn new(backend: &mut Backend, config: &Config, rows: usize) -> Result<Self> {
+        let (k, tile) = (config.n_experts_per_tok, backend.tier().tile());
+        let pairs = rows.checked_mul(k).ok_or_else(|| Error::Usage { reason: "too many rows".into() })?;
+        let swiglu = SwigluWork::new(backend, pairs, config.expert_dim)?;
+        let shared = match config.shared_dim() {
+            0 => None,
+            dim => Some(SwigluWork::new(backend, rows, dim)?),
+        };
+        Ok(Self {
+            ids: backend.tensor("expert ids", Dtype::U32, rows, k)?,
+            gates: backend.tensor("expert gates", Dtype::F32, rows, k)?,
+            gate_up: swiglu.gate_up,
+            hidden: swiglu.hidden,
+            y: backend.tensor("expert outputs", Dtype::F32, pairs, config.dim)?,
+            tiles: backend.tensor("expert tiles", Dtype::U32, most_tiles(pairs, config.n_experts, tile), 4)?,
+            order: backend.tensor("expert order", Dtype::U32, 1, pairs)?,
+            tile,
+            shared,
+        })
+    }
+}
+
+impl Moe {
+    /// Loads `recurrent.block.ffn`.
+    pub fn load(loader: &mut Loader, config: &Config, prefix: &str, work: MoeWork) -> Result<Self> {
+        let (d, f, e) = (config.dim, config.expert_dim, config.n_experts);
+        let router = loader.small(&format!("{prefix}.router.weight"), &[e, d])?;
+        let bias = loader.small(&format!("{prefix}.router_bias"), &[e])?;
+        let gate_up = loader.matrix("experts' gate and up", e * 2 * f, d, 2 * f)?;
+        let down = loader.matrix("experts' down", e * d, f, d)?;
+        for expert in 0..e {
+            let name = |part: &str| format!("{prefix}.routed_experts.{expert}.{part}.weight");
+            for (part, first) in [("gate", 2 * f * expert), ("up", 2 * f * expert + f)] {
+                let data = loader.read(&name(part), &[f, d])?;
+                loader.put(&gate_up, first, &data)?;
+            }
+            let data = loader.read(&name("down"), &[d, f])?;
+            loader.put(&down, d * expert, &data)?;
+        }
+        let prefixes: Vec<String> = (0..config.n_shared_experts).map(|s| format!("{prefix}.shared_experts.{s}")).collect();
+        let shared = match work.shared {
+            Some(work) => Some(Dense::load(loader, config, &prefixes, f * config.n_experts_per_tok, work)?),
+            None => None,
+        };
+        Ok(Self { router, bias, gate_up, down, shared, work })
+    }
+
+    /// Records y += Σ_k gate_k · expert_k(x) + Σ_s shared_s(x).
+    fn record(&self, pass: &mut Pass, x: &Tensor, y: &Tensor, rows: usize) -> Result<()> {
+        let work = &self.work;
+        let (k, e) = (work.ids.cols, self.router.rows);
+        router(pass, x, &self.router, &self.bias, &work.ids, &work.gates, rows)?;
+        // From about two rows an expert on, reading its weights once for all of them pays.
+        if rows * k <= 2 * e || rows == 1 {
+            experts(pass, &self.gate_up, e, x, &work.ids, &work.gate_up, rows)?;
+            swiglu(pass, &work.gate_up, &work.hidden, rows * k)?;
+            experts(pass, &self.down, e, &work.hidden, &work.ids, &work.y, rows)?;
+        } else {
+            let groups = Groups { tiles: &work.tiles, order: &work.order, tile: work.tile };
+            group(pass, &work.ids, e, work.tile, &work.tiles, &work.order, rows)?;
+            experts_grouped(pass, &self.gate_up, e, x, groups, k, &work.gate_up, rows)?;
+            swiglu(pass, &work.gate_up, &work.hidden, rows * k)?;
+            experts_grouped(pass, &self.down, e, &work.hidden, groups, k, &work.y, rows)?;
+        }
+        combine(pass, &work.y, &work.gates, y, rows)?;
+        match &self.shared {
+            Some(shared) => shared.record(pass, x, y, rows),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Either kind.
+pub(crate) enum Ffn {
+    Dense(Dense),
+    Moe(Box<Moe>),
+}
+
+impl Ffn {
+    /// Records y += ffn(x).
+    pub fn record(&self, pass: &mut Pass, x: &Tensor, y: &Tensor, rows: usize) -> Result<()> {
+        match self {
+            Self::Dense(dense) => dense.record(pass, x, y, rows),
+            Self::Moe(moe) => moe.record(pass, x, y, rows),
+        }
+    }
+}
+
+/// The most words of one row of the feed-forward work tensors, counting a row's K slots together.
+pub(crate) fn widest(config: &Config) -> usize {
+    let k = config.n_experts_per_tok;
+    [2 * config.ffn_dim(), 2 * config.shared_dim(), k * 2 * config.expert_dim, k * config.dim].into_iter().max().unwrap_or(0)
+}

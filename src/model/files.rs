@@ -1,0 +1,135 @@
+//! Where a model's bytes come from: a folder or memory ([`Source`]), and the weights in it ([`Weights`]).
+//!
+//! Weights are safetensors: 8 bytes with the length of a JSON header, the header, then every tensor's numbers without a gap,
+//! little-endian. They lie in `model.safetensors`, or in shards that `model.safetensors.index.json` lists. Tensors are
+//! read one by one with positioned reads, so that no more than one is in memory besides what the caller keeps.
+
+mod fields;
+mod header;
+mod weights;
+
+pub(super) use fields::{Fields, shorten};
+pub use header::{Dtype, TensorInfo};
+pub use weights::Weights;
+
+use crate::error::{Error, Result};
+use std::borrow::Cow;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+/// Largest file that is read whole; the tokenizer.json of a vocabulary of 256,000 has about 35 MB.
+const LARGEST_SMALL_FILE: u64 = 128 << 20;
+
+/// Where the files of one model are.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A folder on disk; [`Source::folder`] checks that it is one.
+    Folder(PathBuf),
+    /// Files in memory: a model inside the binary, or bytes that a browser handed over.
+    Memory {
+        /// What messages call the model.
+        name: String,
+        /// Names and contents of the files.
+        files: Vec<(String, Cow<'static, [u8]>)>,
+    },
+}
+
+impl Source {
+    /// The model folder at `path`.
+    ///
+    /// # Errors
+    /// [`Error::File`] where there is no such folder, or no `config.json` in it.
+    pub fn folder(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let data = std::fs::metadata(path).map_err(|source| unreadable(path.display().to_string(), source))?;
+        if !data.is_dir() {
+            let why = std::io::Error::new(ErrorKind::NotADirectory, "not a folder; give the folder that holds config.json");
+            return Err(unreadable(path.display().to_string(), why));
+        }
+        let config = path.join("config.json");
+        if let Err(source) = std::fs::metadata(&config) {
+            return Err(unreadable(config.display().to_string(), source));
+        }
+        Ok(Self::Folder(path.to_path_buf()))
+    }
+
+    /// What messages call `file` of this model.
+    pub fn path(&self, file: &str) -> String {
+        match self {
+            Self::Folder(folder) => folder.join(file).display().to_string(),
+            Self::Memory { name, .. } => format!("{name}/{file}"),
+        }
+    }
+
+    /// All of a file that is not weights; `None` where there is no such file.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it cannot be read, [`Error::Format`] where it has more than 128 MiB.
+    pub fn read_small(&self, file: &str) -> Result<Option<Vec<u8>>> {
+        let (length, bytes) = match self {
+            Self::Folder(folder) => {
+                let path = folder.join(file);
+                let Some((file, length)) = open(&path)? else { return Ok(None) };
+                let mut bytes = Vec::new();
+                // A file may grow while it is read: the limit holds for what is read, not for what the system said.
+                let read = if length > LARGEST_SMALL_FILE { Ok(0) } else { file.take(LARGEST_SMALL_FILE + 1).read_to_end(&mut bytes) };
+                read.map_err(|source| unreadable(path.display().to_string(), source))?;
+                (length.max(bytes.len() as u64), bytes)
+            }
+            Self::Memory { .. } => match self.memory(file) {
+                Some(bytes) if bytes.len() as u64 > LARGEST_SMALL_FILE => (bytes.len() as u64, Vec::new()),
+                Some(bytes) => (bytes.len() as u64, bytes.to_vec()),
+                None => return Ok(None),
+            },
+        };
+        if length > LARGEST_SMALL_FILE {
+            let expected = format!("at most {LARGEST_SMALL_FILE} bytes");
+            return Err(Error::Format { path: self.path(file), expected, found: format!("{length} bytes") });
+        }
+        Ok(Some(bytes))
+    }
+
+    /// A file in memory, if this source is in memory and has it.
+    fn memory(&self, file: &str) -> Option<&[u8]> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Memory { files, .. } => files.iter().find(|(name, _)| name == file).map(|(_, bytes)| bytes.as_ref()),
+        }
+    }
+}
+
+/// Opens a regular file and gives its length in bytes; `None` where there is none. A pipe or device is refused before it
+/// is opened, since opening it can wait for ever.
+fn open(path: &Path) -> Result<Option<(std::fs::File, u64)>> {
+    let fail = |source| unreadable(path.display().to_string(), source);
+    let data = match std::fs::metadata(path) {
+        Ok(data) => data,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fail(error)),
+    };
+    if !data.is_file() {
+        return Err(fail(std::io::Error::new(ErrorKind::InvalidInput, "not a regular file")));
+    }
+    Ok(Some((std::fs::File::open(path).map_err(fail)?, data.len())))
+}
+
+fn unreadable(path: String, source: std::io::Error) -> Error {
+    Error::File { path, doing: "read", source }
+}
+
+/// What the first bytes of a file show it to be, where that is one of the usual wrong things.
+pub(crate) fn stranger(bytes: &[u8]) -> Option<&'static str> {
+    let start = bytes.trim_ascii_start();
+    let starts_with = |text: &str| start.get(..text.len()).is_some_and(|head| head.eq_ignore_ascii_case(text.as_bytes()));
+    if start.is_empty() {
+        Some("an empty file")
+    } else if starts_with("<!do") || starts_with("<html") {
+        Some("an HTML page: the address led to a web page, not to the file")
+    } else if starts_with("version https://git-lfs") {
+        Some("a Git LFS pointer: the file itself was not fetched")
+    } else if start.starts_with(b"PK\x03\x04") {
+        Some("a zip archive, such as a PyTorch checkpoint: convert it first")
+    } else {
+        None
+    }
+}

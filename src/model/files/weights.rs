@@ -1,0 +1,281 @@
+//! The tensors of a model: which there are, whether they are the right ones, and their numbers as f32.
+
+use super::header::{self, Dtype, Pairs, TensorInfo};
+use super::{Source, open, shorten, stranger, unreadable};
+use crate::error::{Error, Result};
+use crate::model::config::TensorSpec;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::sync::{Mutex, PoisonError};
+
+/// Bytes that are read at a time; a multiple of every element size.
+const CHUNK: u64 = 1 << 20;
+
+/// The weights of one model, opened but not read. Files in memory are borrowed from the [`Source`].
+#[derive(Debug)]
+pub struct Weights<'a> {
+    /// What messages call the whole: the one file, or the index.
+    path: String,
+    files: Vec<File<'a>>,
+    /// Sorted by name.
+    tensors: Vec<TensorInfo>,
+}
+
+/// One open file.
+#[derive(Debug)]
+struct File<'a> {
+    path: String,
+    length: u64,
+    bytes: Bytes<'a>,
+}
+
+#[derive(Debug)]
+enum Bytes<'a> {
+    /// On disk. A seek moves a cursor that all readers share, hence the lock.
+    Disk(Mutex<std::fs::File>),
+    Memory(&'a [u8]),
+}
+
+impl<'a> File<'a> {
+    fn open(source: &'a Source, name: &str) -> Result<Option<Self>> {
+        let path = source.path(name);
+        Ok(match source {
+            Source::Folder(folder) => {
+                open(&folder.join(name))?.map(|(file, length)| Self { path, length, bytes: Bytes::Disk(Mutex::new(file)) })
+            }
+            Source::Memory { .. } => {
+                source.memory(name).map(|bytes| Self { path, length: bytes.len() as u64, bytes: Bytes::Memory(bytes) })
+            }
+        })
+    }
+
+    /// `count` bytes from `offset` on: a slice of the memory, or read from disk.
+    fn read(&self, offset: u64, count: usize) -> Result<Cow<'a, [u8]>> {
+        let fail = |source| unreadable(self.path.clone(), source);
+        match &self.bytes {
+            Bytes::Memory(bytes) => {
+                let start = usize::try_from(offset).ok();
+                let part = start.and_then(|start| bytes.get(start..start.checked_add(count)?));
+                part.map(Cow::Borrowed).ok_or_else(|| fail(ErrorKind::UnexpectedEof.into()))
+            }
+            Bytes::Disk(file) => {
+                let mut buffer = vec![0; count];
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.seek(SeekFrom::Start(offset)).map_err(fail)?;
+                file.read_exact(&mut buffer).map_err(fail)?;
+                Ok(Cow::Owned(buffer))
+            }
+        }
+    }
+}
+
+impl<'a> Weights<'a> {
+    /// Opens `model.safetensors`, or else the shards that `model.safetensors.index.json` lists, and checks their headers.
+    ///
+    /// # Errors
+    /// [`Error::File`] where a file is missing or cannot be read, [`Error::Format`] where one is cut short or its header
+    /// is wrong, [`Error::Tensor`] where index and shards disagree.
+    pub fn open(source: &'a Source) -> Result<Self> {
+        let (single, index) = ("model.safetensors", "model.safetensors.index.json");
+        if let Some(file) = File::open(source, single)? {
+            let tensors = header::parse(&file.path, 0, file.length, |offset, count| file.read(offset, count))?;
+            return Ok(Self { path: source.path(single), files: vec![file], tensors });
+        }
+        match source.read_small(index)? {
+            Some(json) => Self::open_shards(source, source.path(index), &json),
+            None => {
+                let why = std::io::Error::new(ErrorKind::NotFound, format!("no such file, and no {index} either"));
+                Err(unreadable(source.path(single), why))
+            }
+        }
+    }
+
+    fn open_shards(source: &'a Source, path: String, json: &[u8]) -> Result<Self> {
+        let map = parse_index(&path, json)?;
+        let names: BTreeSet<&String> = map.values().collect();
+        let (mut files, mut tensors) = (Vec::new(), Vec::new());
+        for (number, &name) in names.iter().enumerate() {
+            let Some(file) = File::open(source, name)? else {
+                let why = std::io::Error::new(ErrorKind::NotFound, format!("no such file, though {path} names it"));
+                return Err(unreadable(source.path(name), why));
+            };
+            for tensor in header::parse(&file.path, number, file.length, |offset, count| file.read(offset, count))? {
+                let listed = map.get(&tensor.name);
+                if listed != Some(name) {
+                    let found = listed.map_or("no entry".into(), |other| shorten(other));
+                    return Err(Error::Tensor { path, tensor: tensor.name, expected: format!("the shard that holds it, {name}"), found });
+                }
+                tensors.push(tensor);
+            }
+            files.push(file);
+        }
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        let weights = Self { path, files, tensors };
+        for (tensor, file) in &map {
+            if weights.find(tensor).is_none() {
+                let expected = format!("the shard to hold it, as {} says", weights.path);
+                return Err(Error::Tensor { path: source.path(file), tensor: tensor.clone(), expected, found: "no such tensor".into() });
+            }
+        }
+        Ok(weights)
+    }
+
+    /// Every tensor there is, in the order of the names.
+    pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
+        self.tensors.iter()
+    }
+
+    /// Checks that the file holds every tensor of `specs` in its shape and a dtype that can be read, and no unknown one. Tables
+    /// of RoPE frequencies, which some checkpoints carry, are skipped: the answer has a note for each. A `head.weight`
+    /// must equal `embed.weight` bit for bit, because the engine has only the one.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for the first tensor at fault, with the number of others that share the fault.
+    pub fn check(&self, specs: &[TensorSpec]) -> Result<Vec<String>> {
+        let missing: Vec<_> = specs.iter().filter(|s| !s.optional && self.find(&s.name).is_none()).collect();
+        if let Some(first) = missing.first() {
+            let found = format!("no such tensor{}", and_others(missing.len(), "missing"));
+            return Err(self.error(&first.name, show_shape(&first.shape), found));
+        }
+        let known: BTreeSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
+        let (tables, unknown): (Vec<_>, Vec<_>) =
+            self.tensors().filter(|t| !known.contains(t.name.as_str())).partition(|t| is_rope_table(&t.name));
+        if let Some(first) = unknown.first() {
+            let found = format!("{} {}{}", first.dtype, show_shape(&first.shape), and_others(unknown.len(), "unknown"));
+            return Err(self.error(&first.name, "no such tensor in this model".into(), found));
+        }
+        for spec in specs {
+            if self.find(&spec.name).is_some() {
+                self.expect(&spec.name, &spec.shape)?;
+            }
+        }
+        self.check_head()?;
+        Ok(tables.iter().map(|t| format!("skipped {} ({}): RoPE tables are computed", t.name, t.dtype)).collect())
+    }
+
+    /// The numbers of one tensor, f16 and bf16 widened without loss.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where there is no such tensor, its shape is another, its dtype is none of F32, F16 and BF16, or it
+    /// holds NaN or infinity; [`Error::File`] where it cannot be read; [`Error::TooSmall`] where the memory is.
+    pub fn read(&self, name: &str, expected_shape: &[usize]) -> Result<Vec<f32>> {
+        let info = self.expect(name, expected_shape)?;
+        // Not the product of the shape, which a 0 in it allows to overflow a 32-bit usize on the way.
+        let elements = (info.bytes / if info.dtype == Dtype::F32 { 4 } else { 2 }) as usize;
+        let mut numbers: Vec<f32> = Vec::new();
+        if numbers.try_reserve_exact(elements).is_err() {
+            let needed = format!("{} bytes", 4 * elements as u64);
+            return Err(Error::TooSmall { what: format!("tensor {name}"), needed, available: "less memory".into() });
+        }
+        for (offset, count) in chunks(info) {
+            let bytes = self.files[info.file].read(offset, count)?;
+            let start = numbers.len();
+            let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+            match info.dtype {
+                Dtype::F16 => numbers.extend(pairs.map(|b| half::f16::from_le_bytes(b).to_f32())),
+                Dtype::Bf16 => numbers.extend(pairs.map(|b| half::bf16::from_le_bytes(b).to_f32())),
+                _ => numbers.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+            }
+            if let Some(i) = numbers[start..].iter().position(|x| !x.is_finite()) {
+                let found = format!("{} at index {} of {elements}", numbers[start + i], start + i);
+                return Err(self.error(name, "finite numbers".into(), found));
+            }
+        }
+        Ok(numbers)
+    }
+
+    fn find(&self, name: &str) -> Option<&TensorInfo> {
+        let index = self.tensors.binary_search_by(|t| t.name.as_str().cmp(name)).ok()?;
+        self.tensors.get(index)
+    }
+
+    /// The tensor, if it has this shape and a dtype that can be read.
+    fn expect(&self, name: &str, shape: &[usize]) -> Result<&TensorInfo> {
+        let info = self.find(name).ok_or_else(|| self.error(name, show_shape(shape), "no such tensor".into()))?;
+        if info.shape != shape {
+            return Err(self.error(name, show_shape(shape), show_shape(&info.shape)));
+        }
+        if let Dtype::Other(dtype) = &info.dtype {
+            return Err(self.error(name, "F32, F16 or BF16".into(), dtype.clone()));
+        }
+        Ok(info)
+    }
+
+    fn check_head(&self) -> Result<()> {
+        let (Some(head), Some(embed)) = (self.find("head.weight"), self.find("embed.weight")) else { return Ok(()) };
+        if head.dtype != embed.dtype || head.bytes != embed.bytes {
+            let found = format!("{}, where embed.weight is {}", head.dtype, embed.dtype);
+            return Err(self.error("head.weight", "the same numbers as embed.weight: the head is tied".into(), found));
+        }
+        let mut before = 0;
+        for ((head_offset, count), (embed_offset, _)) in chunks(head).zip(chunks(embed)) {
+            let head = self.files[head.file].read(head_offset, count)?;
+            let embed = self.files[embed.file].read(embed_offset, count)?;
+            if let Some(i) = head.iter().zip(embed.iter()).position(|(a, b)| a != b) {
+                let found = format!("a difference at byte {}", before + i);
+                return Err(self.error("head.weight", "the same numbers as embed.weight: the head is tied".into(), found));
+            }
+            before += count;
+        }
+        Ok(())
+    }
+
+    /// The error of one tensor, with the file that holds it, or the whole where none does.
+    fn error(&self, name: &str, expected: String, found: String) -> Error {
+        let path = self.find(name).map_or(&self.path, |info| &self.files[info.file].path);
+        Error::Tensor { path: path.clone(), tensor: shorten(name), expected, found }
+    }
+}
+
+/// The pieces, each (offset in the file, bytes), in which a tensor is read.
+fn chunks(info: &TensorInfo) -> impl Iterator<Item = (u64, usize)> {
+    (0..info.bytes.div_ceil(CHUNK)).map(|i| (info.offset + i * CHUNK, CHUNK.min(info.bytes - i * CHUNK) as usize))
+}
+
+/// `model.safetensors.index.json`: from the name of a tensor to the name of its shard.
+fn parse_index(path: &str, json: &[u8]) -> Result<BTreeMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: Pairs<String>,
+    }
+    let format = |expected: &str, found: String| Error::Format { path: path.into(), expected: expected.into(), found };
+    let index: Index = serde_json::from_slice(json).map_err(|error| {
+        format("an index of shards in JSON", stranger(json).map_or_else(|| format!("a fault: {error}"), str::to_string))
+    })?;
+    let mut map = BTreeMap::new();
+    for (tensor, file) in index.weight_map.0 {
+        // A plain name: an index must not lead out of the model's folder.
+        if !file.ends_with(".safetensors") || file.starts_with('.') || file.contains(['/', '\\', ':', '\0']) {
+            return Err(format("plain file names that end in .safetensors", format!("{:?}", shorten(&file))));
+        }
+        if map.insert(tensor.clone(), file).is_some() {
+            return Err(format("each tensor once", format!("{} twice", shorten(&tensor))));
+        }
+    }
+    if map.is_empty() {
+        return Err(format("an index of shards", "an empty weight_map".into()));
+    }
+    Ok(map)
+}
+
+/// The package registers its RoPE tables as the buffers `freqs_cis` and `freqs_cis_mla`, and they end up in checkpoints.
+fn is_rope_table(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    matches!(last, "freqs_cis" | "freqs_cis_mla" | "inv_freq")
+}
+
+/// "(80, 60)".
+fn show_shape(shape: &[usize]) -> String {
+    let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
+    format!("({})", sizes.join(", "))
+}
+
+/// ", and 3 others are missing" where `count`, the one named included, is more than one.
+fn and_others(count: usize, what: &str) -> String {
+    match count {
+        0 | 1 => String::new(),
+        2 => format!(", and 1 other is {what}"),
+        _ => format!(", and {} others are {what}", count - 1),
+    }
+}

@@ -1,0 +1,160 @@
+//! Every permutation of every shader: naga parses and validates it with no more capabilities than its tier may use, and what naga
+//! reflects is what the kernel's Rust declaration says. So a binding, a parameter or a file that drifts fails here.
+#![allow(clippy::panic, clippy::expect_used)]
+
+use std::path::Path;
+use std::{fs, iter};
+
+use naga::proc::Layouter;
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, Scalar, StorageAccess, TypeInner, VectorSize};
+use refrain::backend::wgsl::source;
+use refrain::kernel::{AnyKernel, Tier};
+use refrain::kernels::ALL;
+use refrain::tensor::Dtype;
+
+/// What every WebGPU device offers.
+const SHARED_BYTES: u32 = 16 << 10;
+const STORAGE_BUFFERS: usize = 8;
+const THREADS: u32 = 256;
+
+fn parse(kernel: &dyn AnyKernel, tier: &Tier) -> Module {
+    let text = source(kernel, tier);
+    let place = format!("{} on {tier:?}", kernel.name());
+    let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| panic!("{place}:\n{}", error.emit_to_string(&text)));
+    let capabilities = if tier.subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    let valid = Validator::new(ValidationFlags::all(), capabilities).validate(&module);
+    valid.unwrap_or_else(|error| panic!("{place}:\n{}", error.emit_to_string(&text)));
+    module
+}
+
+/// Calls `check` with every permutation and its place in a message.
+fn for_all(check: impl Fn(&dyn AnyKernel, &Tier, &Module, &str)) {
+    for kernel in ALL {
+        for tier in &Tier::ALL {
+            let place = format!("{} on {tier:?}", kernel.name());
+            check(kernel, tier, &parse(kernel, tier), &place);
+        }
+    }
+}
+
+#[test]
+fn the_parameters_are_the_declared_ones() {
+    for_all(|kernel, _, module, place| {
+        let uniforms: Vec<_> = module.global_variables.iter().filter(|(_, var)| var.space == AddressSpace::Uniform).collect();
+        assert_eq!(uniforms.len(), 1, "{place}: uniform variables");
+        let var = uniforms[0].1;
+        let at = var.binding.as_ref().map(|binding| (binding.group, binding.binding));
+        assert_eq!((var.name.as_deref(), at), (Some("p"), Some((0, 0))), "{place}: name and binding of the parameters");
+        let TypeInner::Struct { members, .. } = &module.types[var.ty].inner else { panic!("{place}: p is no struct") };
+        let found: Vec<_> = members
+            .iter()
+            .map(|member| {
+                let ty = match module.types[member.ty].inner {
+                    TypeInner::Scalar(Scalar::U32) => "u32",
+                    TypeInner::Scalar(Scalar::F32) => "f32",
+                    _ => panic!("{place}: {:?} is neither u32 nor f32", member.name),
+                };
+                (member.name.as_deref().unwrap_or_default(), ty, member.offset)
+            })
+            .collect();
+        let declared: Vec<_> = kernel.fields().iter().zip(0..).map(|((name, ty), i)| (*name, *ty, 4 * i)).collect();
+        assert_eq!(found, declared, "{place}: name, type and offset of the parameters");
+    });
+}
+
+#[test]
+fn the_storage_bindings_are_the_declared_ones() {
+    for_all(|kernel, _, module, place| {
+        let (reads, writes) = kernel.args();
+        let access = iter::repeat_n(StorageAccess::LOAD, reads.len()).chain(iter::repeat(StorageAccess::LOAD | StorageAccess::STORE));
+        let args = reads.iter().chain(writes).zip(access);
+        let declared: Vec<_> = args.zip(1..).map(|((arg, access), at)| (0, at, arg.name, access, arg.dtype)).collect();
+        let mut found: Vec<_> = module
+            .global_variables
+            .iter()
+            .filter(|(_, var)| !matches!(var.space, AddressSpace::Uniform | AddressSpace::WorkGroup))
+            .map(|(_, var)| {
+                let name = var.name.as_deref().unwrap_or_default();
+                let AddressSpace::Storage { access } = var.space else { panic!("{place}: {name} lies in {:?}", var.space) };
+                let binding = var.binding.as_ref().expect("naga's validator wants a binding on storage");
+                (binding.group, binding.binding, name, access, element(module, var.ty, place))
+            })
+            .collect();
+        found.sort_by_key(|(group, at, ..)| (*group, *at));
+        assert_eq!(found, declared, "{place}: group, binding, name, access and element of the arguments");
+        assert!(found.len() <= STORAGE_BUFFERS, "{place}: {} storage buffers", found.len());
+    });
+}
+
+/// What the words of a runtime-sized array of scalars or of vectors of 4 are.
+fn element(module: &Module, ty: naga::Handle<naga::Type>, place: &str) -> Dtype {
+    let TypeInner::Array { base, size: naga::ArraySize::Dynamic, .. } = module.types[ty].inner else {
+        panic!("{place}: a storage variable that is no runtime-sized array");
+    };
+    match module.types[base].inner {
+        TypeInner::Scalar(Scalar::F32) | TypeInner::Vector { size: VectorSize::Quad, scalar: Scalar::F32 } => Dtype::F32,
+        TypeInner::Scalar(Scalar::U32) | TypeInner::Vector { size: VectorSize::Quad, scalar: Scalar::U32 } => Dtype::U32,
+        ref other => panic!("{place}: an array of {other:?}"),
+    }
+}
+
+#[test]
+fn the_workgroups_fit_every_device() {
+    for_all(|_, tier, module, place| {
+        let [entry] = module.entry_points.as_slice() else { panic!("{place}: {} entry points", module.entry_points.len()) };
+        assert_eq!(entry.name, "main", "{place}: the entry point");
+        assert!(entry.workgroup_size_overrides.is_none(), "{place}: the size of the workgroup is not constant");
+        assert_eq!(entry.workgroup_size.iter().product::<u32>(), tier.workgroup, "{place}: threads of a workgroup");
+        assert!(tier.workgroup <= THREADS, "{place}");
+        let mut layouts = Layouter::default();
+        layouts.update(module.to_ctx()).expect("naga has validated the types");
+        let shared = module.global_variables.iter().filter(|(_, var)| var.space == AddressSpace::WorkGroup);
+        let bytes: u32 = shared.map(|(_, var)| layouts[var.ty].size.next_multiple_of(16)).sum();
+        assert!(bytes <= SHARED_BYTES, "{place}: {bytes} bytes of shared memory");
+    });
+}
+
+#[test]
+fn the_header_holds_the_tiers_constants() {
+    for_all(|_, tier, module, place| {
+        assert_eq!(tier.side() * tier.side(), tier.workgroup, "{place}: a workgroup stands as a square");
+        assert!(tier.lanes.is_power_of_two() && tier.workgroup.is_multiple_of(tier.lanes), "{place}: lanes");
+        for (name, value) in [("WORKGROUP", tier.workgroup), ("SIDE", tier.side()), ("LANES", tier.lanes)] {
+            let constant = module.constants.iter().find(|(_, constant)| constant.name.as_deref() == Some(name));
+            let init = constant.map(|(_, constant)| &module.global_expressions[constant.init]);
+            let found = matches!(init, Some(naga::Expression::Literal(naga::Literal::U32(found))) if *found == value);
+            assert!(found, "{place}: {name} should be {value}u, found {init:?}");
+        }
+    });
+}
+
+/// The stems and texts of the shader files of a folder.
+fn files(folder: &str) -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let paths = entries.map(|entry| entry.expect("a readable entry").path()).filter(|path| path.is_file());
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    paths.map(|path| (path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()), read(&path))).collect()
+}
+
+#[test]
+fn every_shader_file_is_a_kernel_of_the_same_name() {
+    let mut stems: Vec<_> = files("shaders");
+    stems.sort();
+    let mut kernels: Vec<_> = ALL.iter().map(|kernel| (kernel.name().to_string(), kernel.body().to_string())).collect();
+    kernels.sort();
+    let names = |list: &[(String, String)]| list.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&stems), names(&kernels), "files of shaders/ and kernels of ALL");
+    for ((name, text), (_, body)) in stems.iter().zip(&kernels) {
+        assert_eq!(text, body, "{name}: the kernel's body should be shaders/{name}.wgsl");
+    }
+}
+
+#[test]
+fn every_linked_file_is_used() {
+    let permutations: Vec<String> = ALL.iter().flat_map(|kernel| Tier::ALL.iter().map(|tier| source(*kernel, tier))).collect();
+    for (name, text) in files("shaders/link") {
+        assert!(permutations.iter().any(|whole| whole.contains(&text)), "no kernel links shaders/link/{name}.wgsl");
+    }
+}
