@@ -29,6 +29,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         part += w[i] * h[row + i];
     }
     let logit = reduce_sum(part, lane) + p.bias;
+    storageBarrier(); // all have read the state before thread 0 writes it
     let halting = select(1.0 / (1.0 + exp(-logit)), 0.0, t + 1u < p.min_loops);
     let cum = before.x;
     let running = cum < p.threshold;

@@ -26,7 +26,7 @@ struct Params {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let row = list[p.list + group.x];
     let slot = cache_slot(row.w);
-    if (slot >= p.slots) {
+    if (slot >= p.slots || !cache_has(row)) {
         return;
     }
     let from_x = group.x * p.x_stride;

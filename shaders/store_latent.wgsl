@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         squares += x[c + i] * x[c + i];
     }
     let scale = inverseSqrt(reduce_sum(squares, lane) / f32(p.rank) + p.eps);
-    if (slot >= p.slots) {
+    if (slot >= p.slots || !cache_has(row)) {
         return;
     }
     let to = cache_start(slot, row.y) + row.z * p.cache_stride;

@@ -1,6 +1,6 @@
 //! The devices that tests run on: the CPU backend and two software GPUs, lavapipe (Mesa) and SwiftShader (in Chromium's package).
 //! Between them they catch what one forgives. `tests/run` installs both and names them in the environment.
-#![allow(dead_code, clippy::panic, clippy::expect_used)]
+#![allow(clippy::panic, clippy::print_stdout)]
 
 use std::sync::OnceLock;
 

@@ -1,6 +1,6 @@
 //! Every kernel on every test device under every tier against its CPU twin (`cases` × devices × tiers), and every twin against a
 //! formula written out in f64 (`reference`). Between them stands the chain that the engine relies on.
-#![allow(clippy::panic, clippy::expect_used)]
+#![allow(clippy::panic, clippy::expect_used, clippy::print_stdout)]
 
 mod bench;
 mod cases;
@@ -19,8 +19,11 @@ use refrain::tensor::Dtype;
 
 use crate::devices;
 
-/// How far an `f32` may be from its twin's, relative to the largest that the twin wrote to the argument.
-const TOLERANCE: f32 = 2e-5;
+/// How far an `f32` may be from its twin's, relative to the largest that the twin wrote to the argument. The worst seen on either
+/// driver and any tier is 4e-6 where thousands of exponentials are summed in another order (top; attention 3e-6) and 1e-6 elsewhere.
+fn tolerance(kernel: &str) -> f32 {
+    if ["attention", "merge", "top"].contains(&kernel) { 1e-5 } else { 2e-6 }
+}
 
 fn small_bindings(options: DeviceOptions, tier: Option<Tier>) -> Backend {
     devices::open(&DeviceOptions { max_binding: Some(4 * MAX_WORDS as u64), tier, ..options })
@@ -38,7 +41,7 @@ fn run(case: &Case, backend: &mut Backend, tier: Tier) -> Vec<Made> {
 }
 
 /// The largest relative error of an argument, or what is wrong. Words that the twin left alone must be the same to the bit.
-fn compare(expected: &Made, found: &Made) -> Result<f32, String> {
+fn compare(expected: &Made, found: &Made, tolerance: f32) -> Result<f32, String> {
     let words = || (0..expected.after.len()).filter(|i| expected.judged.contains(&(i % expected.tensor.stride)));
     let written = |i: usize| expected.after[i].to_bits() != expected.before[i].to_bits();
     let scale = words().filter(|i| written(*i)).map(|i| expected.after[i].abs()).fold(f32::MIN_POSITIVE, f32::max);
@@ -51,7 +54,7 @@ fn compare(expected: &Made, found: &Made) -> Result<f32, String> {
             false if exact => f32::INFINITY,
             false => (e - f).abs() / scale,
         };
-        if !(error <= TOLERANCE) {
+        if error.is_nan() || error > tolerance {
             let (row, col) = (i / expected.tensor.stride, i % expected.tensor.stride);
             let values = if expected.tensor.dtype == Dtype::U32 {
                 format!("{} on the CPU, {} on the GPU", e.to_bits(), f.to_bits())
@@ -80,13 +83,11 @@ fn every_kernel_on(name: &'static str) {
         for case in &table {
             let (expected, found) = (run(case, &mut cpu(), tier), run(case, &mut gpu, tier));
             for (expected, found) in expected.iter().zip(&found) {
-                match compare(expected, found) {
-                    Ok(error) => worst.entry(case.kernel).and_modify(|worst: &mut f32| *worst = worst.max(error)).or_insert(error),
-                    Err(reason) => {
-                        failures.push(format!("{} ({}) on {name}, {tier:?}: {reason}", case.kernel, case.what));
-                        continue;
-                    }
-                };
+                let worst: &mut f32 = worst.entry(case.kernel).or_default();
+                match compare(expected, found, tolerance(case.kernel)) {
+                    Ok(error) => *worst = worst.max(error),
+                    Err(reason) => failures.push(format!("{} ({}) on {name}, {tier:?}: {reason}", case.kernel, case.what)),
+                }
             }
         }
         println!("{name}, {tier:?}: {} cases in {:?}", table.len(), started.elapsed());

@@ -6,6 +6,11 @@ fn cache_slot(row_loop: u32) -> u32 {
     return p.slot + p.per_loop * row_loop - p.first_slot;
 }
 
+// Whether a row's sequence and position lie in the cache: a store must not reach another sequence's rows.
+fn cache_has(row: vec4<u32>) -> bool {
+    return row.y < p.sequences && row.z < p.context;
+}
+
 // The word at which position 0 of a sequence starts.
 fn cache_start(slot: u32, sequence: u32) -> u32 {
     return (slot * p.sequences + sequence) * p.context * p.cache_stride;

@@ -4,7 +4,7 @@ use crate::backend::gpu;
 use crate::error::{Error, Result};
 use crate::kernel::Tier;
 
-/// The storage binding that every WebGPU device has: 128 MiB.
+/// The storage binding that every WebGPU device has: 128 MiB. The CPU backend keeps to it too.
 pub(crate) const BASELINE_BINDING: u64 = 128 << 20;
 
 /// What was asked for.
@@ -54,6 +54,8 @@ pub struct DeviceOptions {
     pub device: DeviceChoice,
     /// Whether [`DeviceChoice::Auto`] and [`DeviceChoice::Gpu`] may take a GPU that is simulated on the CPU.
     pub allow_software: bool,
+    /// Whether every kernel of the chosen GPU is checked against the CPU, as [`DeviceChoice::Shadow`] does on the best GPU.
+    pub shadow: bool,
     /// Bytes that one binding may have at most, where less than the device's own limit is wanted.
     pub max_binding: Option<u64>,
     /// Forces a tier instead of choosing one from the adapter's facts.
@@ -112,6 +114,8 @@ pub struct AdapterInfo {
     pub subgroups: bool,
     /// Whether shaders may use f16.
     pub f16: bool,
+    /// Rounds of all loops of a shader together after which the driver ends it without a word, where it does.
+    pub max_rounds: Option<usize>,
 }
 
 /// The device that a backend runs on.
@@ -124,7 +128,8 @@ pub struct DeviceInfo {
 }
 
 impl DeviceInfo {
-    pub(crate) fn cpu() -> Self {
+    /// The CPU backend.
+    pub fn cpu() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self { name: format!("CPU ({threads} thread{})", if threads == 1 { "" } else { "s" }), adapter: None }
     }
@@ -155,21 +160,28 @@ pub(crate) async fn select(options: &DeviceOptions) -> Result<Selected> {
         return Ok(Selected::Cpu);
     }
     let mut found = gpu::enumerate().await;
+    let adapters: Vec<AdapterInfo> = found.iter().map(|adapter| adapter.info.clone()).collect();
+    Ok(choose(options, &adapters)?.map_or(Selected::Cpu, |index| Selected::Gpu(found.swap_remove(index))))
+}
+
+/// The index of the adapter that options choose among `found`; `None` is the CPU. The environment's `WGPU_ADAPTER_NAME` counts
+/// where the options name no device. Error: [`Error::NoAdapter`].
+pub fn choose(options: &DeviceOptions, found: &[AdapterInfo]) -> Result<Option<usize>> {
     let list = match found.len() {
         0 => "this machine has none".to_string(),
-        _ => format!("there is {}", found.iter().map(|a| format!("{:?} ({})", a.info.name, a.info.kind)).collect::<Vec<_>>().join(", ")),
+        _ => format!("there is {}", found.iter().map(|a| format!("{:?} ({})", a.name, a.kind)).collect::<Vec<_>>().join(", ")),
     };
     let named = |text: &str| {
         let text = text.to_lowercase();
-        found.iter().position(|a| a.info.name.to_lowercase().contains(&text) || a.info.driver.to_lowercase().contains(&text))
+        found.iter().position(|a| a.name.to_lowercase().contains(&text) || a.driver.to_lowercase().contains(&text))
     };
     let wanted = std::env::var("WGPU_ADAPTER_NAME").ok().filter(|name| !name.is_empty());
     let best = |software: bool| {
-        let usable = found.iter().enumerate().filter(|(_, a)| software || a.info.kind != AdapterKind::Software);
-        usable.min_by_key(|(_, a)| a.info.kind).map(|(i, _)| i)
+        let usable = found.iter().enumerate().filter(|(_, a)| software || a.kind != AdapterKind::Software);
+        usable.min_by_key(|(_, a)| a.kind).map(|(i, _)| i)
     };
     let none = |reason: String| Error::NoAdapter { reason };
-    let index = match (&options.device, &wanted) {
+    Ok(match (&options.device, &wanted) {
         (DeviceChoice::Cpu, _) => None,
         (DeviceChoice::Index(index), _) if *index < found.len() => Some(*index),
         (DeviceChoice::Index(index), _) => return Err(none(format!("index {index} asked for; {list}"))),
@@ -178,6 +190,5 @@ pub(crate) async fn select(options: &DeviceOptions) -> Result<Selected> {
         (DeviceChoice::Auto, None) => best(options.allow_software),
         (DeviceChoice::Gpu, None) => Some(best(options.allow_software).ok_or_else(|| none(format!("no hardware GPU; {list}")))?),
         (DeviceChoice::Shadow, None) => Some(best(true).ok_or_else(|| none(list))?),
-    };
-    Ok(index.map_or(Selected::Cpu, |index| Selected::Gpu(found.swap_remove(index))))
+    })
 }

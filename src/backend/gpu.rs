@@ -18,6 +18,9 @@ use crate::tensor::BufferId;
 /// Dispatches per submit: long work is split, so that no submit runs into a driver's time limit.
 const DISPATCHES_PER_SUBMIT: usize = 64;
 
+/// Bytes of writes after which a submit is made.
+const MOST_UNSUBMITTED: usize = 64 << 20;
+
 /// What every device must offer (WebGPU's defaults).
 const STORAGE_BUFFERS: u32 = 8;
 const WORKGROUP_THREADS: u32 = 256;
@@ -58,6 +61,8 @@ pub(crate) async fn enumerate() -> Vec<Found> {
 fn facts(adapter: &wgpu::Adapter) -> AdapterInfo {
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
     AdapterInfo {
+        // Mesa's llvmpipe: LP_MAX_TGSI_LOOP_ITERATIONS.
+        max_rounds: info.name.contains("llvmpipe").then_some(65_535),
         driver: [info.driver.as_str(), info.driver_info.as_str()].join(" ").trim().to_string(),
         name: info.name,
         api: format!("{:?}", info.backend),
@@ -103,6 +108,8 @@ pub(crate) struct Gpu {
     pipelines: HashMap<&'static str, Arc<Pipeline>>,
     buffers: Vec<wgpu::Buffer>,
     staging: Option<wgpu::Buffer>,
+    /// Bytes written since the last submit.
+    unsubmitted: usize,
     /// The first thing that went wrong outside a call that could have returned it. Nothing runs after it.
     fault: Arc<Mutex<Option<Fault>>>,
 }
@@ -186,6 +193,7 @@ impl Gpu {
             pipelines: HashMap::new(),
             buffers: Vec::new(),
             staging: None,
+            unsubmitted: 0,
             fault,
         }
     }
@@ -218,6 +226,12 @@ impl Gpu {
     /// Overwrites words from `offset` on.
     pub fn write(&mut self, id: BufferId, offset: usize, data: &[f32]) {
         self.queue.write_buffer(&self.buffers[id.0 as usize], offset as u64 * 4, bytemuck::cast_slice(data));
+        // Written bytes wait in host memory for the next submit: a load must not pile up a whole model there.
+        self.unsubmitted += data.len() * 4;
+        if self.unsubmitted > MOST_UNSUBMITTED {
+            self.queue.submit([]);
+            self.unsubmitted = 0;
+        }
     }
 
     /// Compiles what is missing and lays out parameters and bind groups.

@@ -25,6 +25,16 @@ impl Pass {
         Self { tier, dispatches: Vec::new() }
     }
 
+    /// The tier of the devices that this pass is for.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Whether a device has this many workgroups.
+    pub fn fits(&self, grid: Grid) -> bool {
+        grid.iter().all(|groups| *groups <= MAX_GROUPS)
+    }
+
     /// Appends a dispatch. A kernel module's own function calls this after checking shapes; here dtypes and aliasing are checked:
     /// WebGPU forbids a buffer that is written to be bound twice.
     pub fn dispatch<P: Params, const R: usize, const W: usize>(
@@ -48,8 +58,8 @@ impl Pass {
                 return Err(wrong(format!("{} is written and bound a second time", arg.name)));
             }
         }
-        if let Some(groups) = grid.iter().find(|groups| **groups > MAX_GROUPS) {
-            return Err(wrong(format!("{groups} workgroups in one dimension, and a device has at most {MAX_GROUPS}")));
+        if !self.fits(grid) {
+            return Err(wrong(format!("{grid:?} workgroups, and a device has at most {MAX_GROUPS} in each dimension")));
         }
         if grid.contains(&0) {
             return Ok(());

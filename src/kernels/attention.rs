@@ -10,7 +10,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s, u32s};
+use crate::kernel::{Kernel, Link, Tier, f32s, u32s};
 use crate::kernels::{CacheTensor, RowList, Slot, expect_room, row_info, slot_in_part};
 use crate::params;
 use crate::tensor::Tensor;
@@ -71,6 +71,14 @@ fn twin(p: &Params, [list, q, cache]: [&[f32]; 3], [y]: [&mut [f32]; 1]) {
             }
         }
     }
+}
+
+/// Rounds of the shader's loops over so many positions: what a driver that limits them must allow.
+pub fn rounds(key_dim: usize, value_dim: usize, positions: usize, tier: &Tier) -> usize {
+    let threads = tier.workgroup as usize;
+    let (keys, values) = (key_dim / 4 + 3, value_dim.div_ceil(threads) * (threads / 4 + 4));
+    let reductions = 2 * threads.ilog2() as usize;
+    positions.div_ceil(threads) * (1 + keys + values + reductions) + (key_dim + value_dim).div_ceil(threads) + 4
 }
 
 /// Which spans of a cached row are keys and values.

@@ -93,7 +93,9 @@ pub fn linear(pass: &mut Pass, w: &Segmented, batch: usize, x: Columns, y: Colum
             y_start: y_start as u32,
             add: u32::from(into == Into::Add),
         };
-        let kernel = if rows <= FEW_ROWS { &MATVEC } else { &MATMUL };
+        // A vocabulary of hundreds of thousands has more outputs than `matvec` has workgroups.
+        let few = rows <= FEW_ROWS && pass.fits((MATVEC.grid)(&params, &pass.tier()));
+        let kernel = if few { &MATVEC } else { &MATMUL };
         pass.dispatch(kernel, params, [part, x.tensor], [y.tensor])?;
     }
     Ok(())

@@ -17,6 +17,7 @@ pub mod inject;
 pub mod linear;
 pub mod matmul;
 pub mod matvec;
+pub mod merge;
 mod product;
 pub mod recur;
 pub mod rmsnorm;
@@ -32,7 +33,7 @@ use crate::kernel::{AnyKernel, words};
 use crate::tensor::{Segmented, Tensor};
 
 /// Every kernel, for tests that go over all of them.
-pub const ALL: [&dyn AnyKernel; 20] = [
+pub const ALL: [&dyn AnyKernel; 21] = [
     &attention::ATTENTION,
     &begin::BEGIN,
     &combine::COMBINE,
@@ -45,6 +46,7 @@ pub const ALL: [&dyn AnyKernel; 20] = [
     &inject::INJECT,
     &matmul::MATMUL,
     &matvec::MATVEC,
+    &merge::MERGE,
     &recur::RECUR,
     &rmsnorm::RMSNORM,
     &rope::ROPE,

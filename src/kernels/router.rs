@@ -39,7 +39,8 @@ fn twin(p: &Params, [x, w, bias]: [&[f32]; 3], [ids, gates]: [&mut [f32]; 2]) {
         }
         order.clear();
         order.extend(0..experts);
-        order.sort_by(|a, b| (logits[*b] + bias[*b]).total_cmp(&(logits[*a] + bias[*a])).then(a.cmp(b)));
+        let biased = |expert: usize| logits[expert] + bias[expert] + 0.0; // + 0 makes −0 a tie with 0, as it is for the shader
+        order.sort_by(|a, b| biased(*b).total_cmp(&biased(*a)).then(a.cmp(b)));
         let chosen = &order[..k];
         let largest = chosen.iter().map(|e| logits[*e]).fold(f32::NEG_INFINITY, f32::max);
         let total: f32 = chosen.iter().map(|e| (logits[*e] - largest).exp()).sum();

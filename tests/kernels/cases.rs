@@ -1,0 +1,335 @@
+//! The table of cases: every kernel with odd sizes, one row and many, lists that start late, tensors in several parts, and the
+//! edges where a decision turns.
+
+use refrain::error::Result;
+use refrain::kernels::attention::{Heads, MAX_KEY, MAX_VALUE, attention};
+use refrain::kernels::begin::begin;
+use refrain::kernels::combine::combine;
+use refrain::kernels::embed::embed;
+use refrain::kernels::experts::experts;
+use refrain::kernels::experts_grouped::{Groups, experts_grouped};
+use refrain::kernels::fork::fork;
+use refrain::kernels::group::{group, most_tiles};
+use refrain::kernels::halt::{Halting, halt};
+use refrain::kernels::inject::inject;
+use refrain::kernels::linear::{Columns, FEW_ROWS, Into, linear};
+use refrain::kernels::recur::{Lora, recur};
+use refrain::kernels::rmsnorm::rmsnorm;
+use refrain::kernels::rope::rope;
+use refrain::kernels::router::router;
+use refrain::kernels::store_kv::store_kv;
+use refrain::kernels::store_latent::store_latent;
+use refrain::kernels::swiglu::swiglu;
+use refrain::kernels::top::PART;
+use refrain::kernels::{MAX_EXPERTS, Slot};
+use refrain::tensor::stride;
+
+use super::bench::Bench;
+
+type Build = dyn Fn(&mut Bench) -> Result<()>;
+
+/// A pass that exercises a kernel.
+pub struct Case {
+    pub kernel: &'static str,
+    pub what: String,
+    pub build: Box<Build>,
+}
+
+/// All cases.
+pub fn table() -> Vec<Case> {
+    let mut table = Table(Vec::new());
+    table.rows();
+    table.linear();
+    table.loops();
+    table.halt();
+    table.cache();
+    table.attention();
+    table.router();
+    table.experts();
+    table.top();
+    table.0
+}
+
+struct Table(Vec<Case>);
+
+/// The expert of the n-th (row, slot) pair.
+struct Choice(fn(usize) -> usize);
+
+impl Table {
+    fn add(&mut self, kernel: &'static str, what: String, build: impl Fn(&mut Bench) -> Result<()> + 'static) {
+        self.0.push(Case { kernel, what, build: Box::new(build) });
+    }
+
+    /// Kernels that work on every row alike. Tensors have a row more than is asked for, which must stay as it was.
+    fn rows(&mut self) {
+        for (rows, dim) in [(1, 1), (1, 3), (5, 64), (3, 65), (2, 130), (70, 7)] {
+            let size = format!("{rows} × {dim}");
+            self.add("rmsnorm", size.clone(), move |b| {
+                let (x, gain) = (b.random("x", rows + 1, dim + 5)?, b.random("gain", 1, dim)?);
+                let y = b.random("y", rows + 1, dim + 2)?;
+                rmsnorm(&mut b.pass, &x, &gain, &y, rows)
+            });
+            self.add("swiglu", size.clone(), move |b| {
+                // Up to ±100: e^−z overflows and underflows on the way.
+                let x = b.random("x", rows + 1, 2 * dim)?;
+                let wide = b.f32s("wide", rows + 1, 2 * dim, |row, col| if (row + col) % 2 == 0 { 100.0 } else { -100.0 })?;
+                let (y, z) = (b.random("y", rows + 1, dim)?, b.random("z", rows + 1, dim)?);
+                swiglu(&mut b.pass, &x, &y, rows)?;
+                swiglu(&mut b.pass, &wide, &z, rows)
+            });
+            self.add("begin", size.clone(), move |b| {
+                let x = b.random("x", rows + 1, dim)?;
+                let (h, e) = (b.random("h", rows + 1, dim)?, b.random("e", rows + 1, dim)?);
+                let (out, state) = (b.random("out", rows + 1, dim)?, b.random("state", rows + 1, 4)?);
+                begin(&mut b.pass, &x, &h, &e, &out, &state, rows)
+            });
+            for k in [1, 3] {
+                self.add("combine", format!("{size}, {k} slots"), move |b| {
+                    let (y, gates) = (b.random("y", (rows + 1) * k, dim)?, b.random("gates", rows + 1, k)?);
+                    let x = b.random("x", rows + 1, dim)?;
+                    combine(&mut b.pass, &y, &gates, &x, rows)
+                });
+            }
+        }
+        self.add("embed", "first and last token of each of two parts, and one past the end".into(), |b| {
+            let table = b.weights("table", 301, 37, 1)?;
+            let last = table.part_rows as u32 - 1;
+            let list = b.list(3, &[0, last, last + 1, 300, 301, 7, u32::MAX].map(|token| [token, 9, 9, 9]))?;
+            let y = b.random("y", 8, 37)?;
+            embed(&mut b.pass, &table, list, &y)
+        });
+        self.add("embed", "one row".into(), |b| {
+            let (table, list, y) = (b.weights("table", 2, 3, 1)?, b.list(0, &[[1, 0, 0, 0]])?, b.random("y", 1, 3)?);
+            embed(&mut b.pass, &table, list, &y)
+        });
+        for (heads, d, rows) in [(1, 2, 1), (3, 6, 5), (5, 30, 2)] {
+            self.add("rope", format!("{heads} heads of {d}, {rows} rows"), move |b| {
+                let angles = b.angles(20, d)?;
+                let list: Vec<_> = (0..rows).map(|row| [9, 9, (19 - row) % 20, 9]).collect();
+                let list = b.list(2, &list)?;
+                let (x, y) = (b.random("x", list.rows + 1, 90 + heads * d)?, b.random("y", list.rows + 1, 7 + heads * (d + 3))?);
+                let from = Columns { tensor: &x, start: 5, step: d + 1 };
+                rope(&mut b.pass, list, &angles, heads, from, Columns { tensor: &y, start: 3, step: d + 3 })
+            });
+        }
+    }
+
+    fn linear(&mut self) {
+        for rows in [1, 3, FEW_ROWS, FEW_ROWS + 1, 17, 33, 70] {
+            let kernel = if rows <= FEW_ROWS { "matvec" } else { "matmul" };
+            // The second and the last come in several parts: by rows, and by whole matrices of the batch.
+            let sizes = [(3, 1, 1), (101, 90, 1), (64, 16, 1), (37, 67, 1), (7, 5, 3), (62, 30, 5)];
+            for (ins, outs, batch) in sizes.into_iter().filter(|(.., batch)| rows < 20 || *batch < 5) {
+                for into in [Into::Set, Into::Add] {
+                    self.add(kernel, format!("{rows} rows, {batch} × {outs} × {ins}, {into:?}"), move |b| {
+                        let w = b.weights("w", batch * outs, ins, if batch == 1 { 1 } else { outs })?;
+                        let (x_step, y_step) = (stride(ins) + 4, outs + 1);
+                        let x = b.random("x", rows + 1, 4 + (batch - 1) * x_step + stride(ins))?;
+                        let y = b.random("y", rows + 1, 3 + batch * y_step)?;
+                        let (x, y) = (Columns { tensor: &x, start: 4, step: x_step }, Columns { tensor: &y, start: 3, step: y_step });
+                        linear(&mut b.pass, &w, batch, x, y, rows, into)
+                    });
+                }
+            }
+        }
+    }
+
+    /// Rows at different loops, one of them beyond the trained ones.
+    fn loops(&mut self) {
+        let rows = |n: usize| -> Vec<[u32; 4]> { (0..n as u32).map(|row| [9, 9, 9, (row * 3 + 1) % 7]).collect() };
+        for (n, dim) in [(1, 3), (6, 64), (3, 65), (2, 131)] {
+            self.add("inject", format!("{n} × {dim}"), move |b| {
+                let list = b.list(2, &rows(n))?;
+                let (h, e) = (b.random("h", n + 1, dim)?, b.random("e", n + 1, dim)?);
+                let (loop_emb, gain, x) = (b.random("loop_emb", 7, dim)?, b.random("gain", 1, dim)?, b.random("x", n + 1, dim)?);
+                inject(&mut b.pass, list, &h, &e, &loop_emb, &gain, &x)
+            });
+        }
+        for (n, dim, rank) in [(1, 3, 1), (6, 64, 5), (3, 65, 16), (2, 131, 3), (1, 5, 1024)] {
+            self.add("recur", format!("{n} × {dim}, rank {rank}"), move |b| {
+                let list = b.list(1, &rows(n))?;
+                let (x, e, h) = (b.random("x", n + 1, dim)?, b.random("e", n + 1, dim)?, b.random("h", n + 1, dim)?);
+                let lora =
+                    Lora { down: b.random("down", rank, dim)?, scale: b.random("scale", 4, rank)?, b: b.random("lora_b", rank, dim)? };
+                let lti = b.random("lti", 2, dim)?;
+                recur(&mut b.pass, list, &x, &e, &lora, &lti, &h)
+            });
+        }
+    }
+
+    fn halt(&mut self) {
+        let halting = Halting { bias: 0.0, threshold: 0.75, loops: 4, min_loops: 1, fixed: false };
+        // With w = 0, p is exactly 1/2: the second row meets the threshold exactly, the last three have halted before.
+        let cums = [0.0, 0.25, 0.2499, 0.5, 0.7499, 0.75, 0.9, 1.25];
+        let kinds = [
+            ("exact", halting),
+            ("min_loops", Halting { min_loops: 3, ..halting }),
+            ("fixed", Halting { fixed: true, min_loops: 3, ..halting }),
+        ];
+        for (kind, halting) in kinds {
+            for (dim, scale) in [(3, 0.0), (3, 1.0), (65, 0.3), (130, 9.0)] {
+                self.add("halt", format!("{kind}, {dim} columns, w up to {scale}"), move |b| {
+                    let list = b.list(3, &[0, 1, 2, 3, 4, 0, 3, 2].map(|at_loop| [9, 9, 9, at_loop]))?;
+                    let h = b.random("h", 9, dim)?;
+                    let signs: Vec<f32> = (0..dim).map(|_| b.next()).collect();
+                    let w = b.f32s("w", 1, dim, |_, col| scale * signs[col])?;
+                    let out = b.random("out", 9, dim)?;
+                    let state = b.f32s("state", 9, 4, |row, col| [*cums.get(row).unwrap_or(&0.1), row as f32, 0.3, 0.2][col])?;
+                    let bias = if scale == 0.0 { 0.0 } else { -0.3 };
+                    halt(&mut b.pass, list, Halting { bias, ..halting }, &h, &w, &out, &state)
+                });
+            }
+        }
+    }
+
+    /// Stores and copies in a cache of 7 slots, 3 sequences and 20 positions, which comes in two parts.
+    fn cache(&mut self) {
+        // The last three lie outside of the cache: sequence, position, slot.
+        let rows = [[9, 0, 0, 0], [9, 2, 19, 3], [9, 1, 5, 4], [9, 0, 7, 1], [9, 1, 0, 1], [9, 3, 0, 0], [9, 0, 20, 0], [9, 0, 8, 9]];
+        let slots = [("one layer", Slot::Layer(6)), ("a slot a loop", Slot::Loops(2)), ("the first layer", Slot::Layer(0))];
+        for (kind, slot) in slots {
+            for count in [1, 8] {
+                let what = format!("{kind}, {count} rows");
+                self.add("store_kv", what.clone(), move |b| {
+                    let (angles, list) = (b.angles(20, 6)?, b.list(2, &rows[..count])?);
+                    let (x, cache) = (b.random("x", count + 1, 41)?, b.cache(7, 3, 20, 24)?);
+                    store_kv(&mut b.pass, list, &angles, 2, &x, (13, 27), &cache, slot)
+                });
+                self.add("store_latent", what, move |b| {
+                    let (angles, list) = (b.angles(20, 4)?, b.list(2, &rows[..count])?);
+                    let (x, gain, cache) = (b.random("x", count + 1, 25)?, b.random("gain", 1, 18)?, b.cache(7, 3, 20, 22)?);
+                    store_latent(&mut b.pass, list, &angles, &x, 3, &gain, &cache, slot)
+                });
+            }
+        }
+        for (from, to, positions) in [(0, 2, 20), (2, 0, 7), (1, 2, 1), (0, 1, 0)] {
+            self.add("fork", format!("{positions} positions of {from} to {to}"), move |b| {
+                let cache = b.cache(7, 3, 20, 22)?;
+                fork(&mut b.pass, &cache, from, to, positions)
+            });
+        }
+    }
+
+    fn attention(&mut self) {
+        let grouped = Heads { heads: 4, group: 2, key_dim: 6, key_step: 6, value_dim: 6, value_start: 12, value_step: 6, scale: 0.4 };
+        let latent = Heads { heads: 3, group: 3, key_dim: 15, key_step: 0, value_dim: 11, value_start: 0, value_step: 0, scale: 0.3 };
+        let widest = Heads { heads: 2, group: 2, key_dim: MAX_KEY, value_dim: MAX_VALUE, scale: 0.03, ..latent };
+        let lengths: Vec<[u32; 4]> = [1, 2, 63, 64, 65, 200].map(|positions| [9, 0, positions - 1, 0]).to_vec();
+        // One slot's rows of a cache in two parts: some of these rows find theirs in the first, some in the second, the last in none.
+        let spread: Vec<[u32; 4]> = vec![[9, 2, 19, 0], [9, 0, 3, 4], [9, 1, 0, 3], [9, 2, 8, 2], [9, 0, 19, 4], [9, 0, 1, 9]];
+        let wide = vec![[9, 0, 2, 0], [9, 0, 0, 0]];
+        let cases = [
+            ("grouped", grouped, 24, lengths.clone(), (2, 1, 200), Slot::Layer(1)),
+            ("grouped, several sequences and loops", grouped, 24, spread.clone(), (7, 3, 20), Slot::Loops(2)),
+            ("latent", latent, 15, lengths, (2, 1, 200), Slot::Layer(0)),
+            ("latent, several sequences and loops", latent, 15, spread, (9, 3, 20), Slot::Loops(4)),
+            ("widest", widest, MAX_KEY, wide, (1, 1, 3), Slot::Layer(0)),
+        ];
+        for (what, heads, cols, rows, (slots, sequences, context), slot) in cases {
+            for sharp in [1.0, 40.0] {
+                let rows = rows.clone();
+                let heads = Heads { scale: heads.scale * sharp, ..heads };
+                self.add("attention", format!("{what}, scale {}", heads.scale), move |b| {
+                    let list = b.list(3, &rows)?;
+                    let (q, cache) =
+                        (b.random("q", rows.len() + 1, heads.heads * heads.key_dim)?, b.cache(slots, sequences, context, cols)?);
+                    let y_head = heads.value_dim + 1;
+                    let y = b.random("y", rows.len() + 1, heads.heads * y_head)?;
+                    attention(&mut b.pass, list, heads, &q, &cache, slot, (&y, y_head))
+                });
+            }
+        }
+    }
+
+    fn router(&mut self) {
+        // Not MAX_EXPERTS: lavapipe ends every loop once a shader's loops have made 65,535 rounds in all, here experts² / 16.
+        for (rows, dim, experts, k) in [(1, 3, 1, 1), (5, 64, 7, 3), (3, 65, 65, 8), (70, 7, 9, 9), (1, 2, 1000, 64)] {
+            for biased in [0.0, 20.0] {
+                self.add("router", format!("{k} of {experts}, {rows} × {dim}, bias up to {biased}"), move |b| {
+                    let (x, w) = (b.random("x", rows + 1, dim)?, b.random("w", experts, dim)?);
+                    let bias: Vec<f32> = (0..experts).map(|_| biased * b.next()).collect();
+                    let bias = b.f32s("bias", 1, experts, |_, expert| bias[expert])?;
+                    let (ids, gates) = (b.u32s("ids", rows + 1, k, |_, _| 99)?, b.random("gates", rows + 1, k)?);
+                    router(&mut b.pass, &x, &w, &bias, &ids, &gates, rows)
+                });
+            }
+        }
+        self.add("router", "ties: the lowest indices first".into(), |b| {
+            let x = b.random("x", 3, 5)?;
+            // Rows of w repeat every 4 experts, so that exactly equal logits lie apart.
+            let values: Vec<f32> = (0..20).map(|_| b.next()).collect();
+            let w = b.f32s("w", 30, 5, |expert, col| values[expert % 4 * 5 + col])?;
+            let bias = b.f32s("bias", 1, 30, |_, _| 0.0)?;
+            let (ids, gates) = (b.u32s("ids", 3, 11, |_, _| 99)?, b.random("gates", 3, 11)?);
+            router(&mut b.pass, &x, &w, &bias, &ids, &gates, 3)
+        });
+    }
+
+    fn experts(&mut self) {
+        // Which expert pair n is for: spread, some without any pair, all on the last one.
+        let choices = [("spread", Choice(|n| n * 5 % 7)), ("odd ones only", Choice(|n| 1 + 2 * (n % 3))), ("one", Choice(|_| 6))];
+        for (choice, Choice(expert)) in choices {
+            for (rows, k) in [(1, 1), (3, 2), (37, 3)] {
+                for shared in [true, false] {
+                    let what = format!("{rows} rows of {k} slots, {choice}, {}", if shared { "x shared" } else { "x a slot" });
+                    self.add("experts", what.clone(), move |b| {
+                        let w = b.weights("w", 7 * 19, 70, 19)?;
+                        let ids = b.u32s("ids", rows, k, |row, slot| expert(row * k + slot) as u32)?;
+                        let (x, y) = (b.random("x", if shared { rows } else { rows * k }, 70)?, b.random("y", rows * k, 19)?);
+                        experts(&mut b.pass, &w, 7, &x, &ids, &y, rows)
+                    });
+                    self.add("experts_grouped", what, move |b| {
+                        let (w, tile) = (b.weights("w", 7 * 19, 70, 19)?, b.tile);
+                        let ids = b.u32s("ids", rows, k, |row, slot| expert(row * k + slot) as u32)?;
+                        let (x, y) = (b.random("x", if shared { rows } else { rows * k }, 70)?, b.random("y", rows * k, 19)?);
+                        let tiles = b.u32s("tiles", most_tiles(rows * k, 7, tile), 4, |_, _| 99)?;
+                        let order = b.u32s("order", 1, rows * k, |_, _| 99)?;
+                        group(&mut b.pass, &ids, 7, tile, &tiles, &order, rows)?;
+                        experts_grouped(&mut b.pass, &w, 7, &x, Groups { tiles: &tiles, order: &order, tile }, k, &y, rows)
+                    });
+                }
+                for experts in [7, 70, MAX_EXPERTS] {
+                    self.add("group", format!("{rows} rows of {k} slots, {choice}, {experts} experts"), move |b| {
+                        let tile = b.tile;
+                        let ids = b.u32s("ids", rows + 1, k, |row, slot| (expert(row * k + slot) + experts - 7) as u32)?;
+                        let tiles = b.u32s("tiles", most_tiles(rows * k, experts, tile) + 1, 4, |_, _| 99)?;
+                        let order = b.u32s("order", 1, rows * k + 3, |_, _| 99)?;
+                        group(&mut b.pass, &ids, experts, tile, &tiles, &order, rows)
+                    });
+                }
+            }
+        }
+    }
+
+    fn top(&mut self) {
+        for (rows, vocab, n) in [(1, 1, 1), (3, 7, 3), (2, 64, 64), (5, 65, 1), (2, 1001, 64), (1, 8000, 5), (3, 2100, 64), (2, 4096, 1)] {
+            // Steps of 1/4 tie many logits; the other logits lie far apart in size.
+            for ties in [false, true] {
+                // Several parts are merged.
+                let kernel = if vocab > PART { "merge" } else { "top" };
+                self.add(kernel, format!("{n} of {rows} × {vocab}{}", if ties { ", ties" } else { "" }), move |b| {
+                    let logits: Vec<f32> = (0..rows * vocab).map(|_| b.next()).collect();
+                    let logit = |logit: f32| if ties { (logit * 4.0).round() / 4.0 } else { 30.0 * logit };
+                    let x = b.f32s("x", rows, vocab, |row, col| logit(logits[row * vocab + col]))?;
+                    let (values, ids) = (b.random("values", rows + 1, n + 2)?, b.u32s("ids", rows + 1, n, |_, _| 99)?);
+                    b.top(&x, n, &values, &ids, rows)
+                });
+            }
+        }
+        self.add("top", "the lowest finite logits".into(), |b| {
+            let x = b.f32s("x", 1, 70, |_, col| if col == 66 { -3.4e38 } else { f32::MIN })?;
+            let (values, ids) = (b.random("values", 1, 5)?, b.u32s("ids", 1, 3, |_, _| 99)?);
+            b.judge(&values, 1..5);
+            b.top(&x, 3, &values, &ids, 1)
+        });
+        self.add("top", "NaN and infinity are flagged".into(), |b| {
+            let odd = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0];
+            let values: Vec<f32> = (0..5 * 70).map(|_| b.next()).collect();
+            let x = b.f32s("x", 5, 70, |row, col| if col == 64 + row { odd[row] } else { values[row * 70 + col] })?;
+            let (values, ids) = (b.random("values", 5, 3)?, b.u32s("ids", 5, 1, |_, _| 99)?);
+            b.judge(&values, 1..2);
+            b.judge(&ids, 0..0);
+            b.top(&x, 1, &values, &ids, 5)
+        });
+    }
+}

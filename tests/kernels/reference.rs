@@ -1,0 +1,301 @@
+//! Every twin for which a formula is easily written against that formula in f64, plain loops over whole rows.
+
+use refrain::backend::Backend;
+use refrain::kernel::Tier;
+use refrain::kernels::attention::{Heads, attention};
+use refrain::kernels::combine::combine;
+use refrain::kernels::halt::{Halting, halt};
+use refrain::kernels::inject::inject;
+use refrain::kernels::linear::{Columns, Into, linear};
+use refrain::kernels::recur::{Lora, recur};
+use refrain::kernels::rmsnorm::rmsnorm;
+use refrain::kernels::rope::rope;
+use refrain::kernels::router::router;
+use refrain::kernels::store_latent::store_latent;
+use refrain::kernels::swiglu::swiglu;
+use refrain::kernels::{EPS, Slot};
+use refrain::tensor::Tensor;
+
+use super::bench::{Bench, Made};
+use super::cpu;
+
+/// How far a twin may be from the formula, relative to the largest value of the formula.
+const TOLERANCE: f64 = 1e-5;
+
+/// Builds a pass on the CPU backend and runs it; `build` gives back the tensors that the test looks at.
+fn run<const N: usize>(build: impl Fn(&mut Bench) -> refrain::error::Result<[Tensor; N]>) -> [Made; N] {
+    let mut backend: Backend = cpu();
+    let mut bench = Bench::new(&mut backend, Tier::BASELINE);
+    let wanted = build(&mut bench).expect("the pass can be recorded");
+    let mut made = bench.run().expect("the pass runs");
+    wanted.map(|tensor| made.swap_remove(made.iter().position(|made| made.tensor == tensor).expect("a tensor of the bench")))
+}
+
+fn wide(row: &[f32]) -> Vec<f64> {
+    row.iter().map(|x| f64::from(*x)).collect()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+#[track_caller]
+fn near(found: &[f32], formula: &[f64]) {
+    assert_eq!(found.len(), formula.len());
+    let scale = formula.iter().fold(f64::MIN_POSITIVE, |max, x| max.max(x.abs()));
+    for (i, (found, formula)) in found.iter().zip(formula).enumerate() {
+        let error = (f64::from(*found) - formula).abs() / scale;
+        assert!(error <= TOLERANCE, "element {i}: the twin has {found}, the formula {formula}, relative error {error:e}");
+    }
+}
+
+/// x · gain / sqrt(mean(x²) + ε).
+fn normed(x: &[f64], gain: &[f32]) -> Vec<f64> {
+    let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+    x.iter().zip(gain).map(|(x, gain)| x * f64::from(*gain) / (mean + f64::from(EPS)).sqrt()).collect()
+}
+
+/// The pairs (x₂ᵢ, x₂ᵢ₊₁) as complex numbers, times e^(i · position · 10000^(−2i/d)).
+fn turned(x: &[f32], position: usize) -> Vec<f64> {
+    let d = x.len() as f64;
+    let pairs = x.chunks_exact(2).enumerate().flat_map(|(i, pair)| {
+        let (sin, cos) = (position as f64 * 10_000f64.powf(-2.0 * i as f64 / d)).sin_cos();
+        let (re, im) = (f64::from(pair[0]), f64::from(pair[1]));
+        [re * cos - im * sin, re * sin + im * cos]
+    });
+    pairs.collect()
+}
+
+fn softmax(logits: &[f64]) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = logits.iter().map(|x| (x - largest).exp()).sum();
+    logits.iter().map(|x| (x - largest).exp() / total).collect()
+}
+
+#[test]
+fn linear_is_a_product_of_matrices() {
+    for rows in [2, 9] {
+        for into in [Into::Set, Into::Add] {
+            let [w, x, y] = run(|b| {
+                let w = b.weights("w", 3 * 5, 7, 5)?;
+                let (x, y) = (b.random("x", rows, 4 + 3 * 12)?, b.random("y", rows, 3 + 3 * 6)?);
+                let (from, to) = (Columns { tensor: &x, start: 4, step: 12 }, Columns { tensor: &y, start: 3, step: 6 });
+                linear(&mut b.pass, &w, 3, from, to, rows, into)?;
+                Ok([w.parts[0], x, y])
+            });
+            for row in 0..rows {
+                let mut formula = wide(y.row_before(row));
+                for (batch, out) in (0..3).flat_map(|batch| (0..5).map(move |out| (batch, out))) {
+                    let product = dot(w.row(batch * 5 + out), &x.row(row)[4 + 12 * batch..][..7]);
+                    let y = &mut formula[3 + 6 * batch + out];
+                    *y = if into == Into::Add { *y + product } else { product };
+                }
+                near(y.row(row), &formula);
+            }
+        }
+    }
+}
+
+#[test]
+fn rmsnorm_divides_by_the_root_of_the_mean_square() {
+    let [x, gain, y] = run(|b| {
+        let (x, gain, y) = (b.random("x", 3, 65)?, b.random("gain", 1, 65)?, b.random("y", 3, 65)?);
+        rmsnorm(&mut b.pass, &x, &gain, &y, 3)?;
+        Ok([x, gain, y])
+    });
+    for row in 0..3 {
+        near(y.row(row), &normed(&wide(x.row(row)), gain.row(0)));
+    }
+}
+
+#[test]
+fn inject_norms_the_sum_of_state_input_and_loop() {
+    let [h, e, loop_emb, gain, x] = run(|b| {
+        let list = b.list(1, &[[9, 9, 9, 3], [9, 9, 9, 0]])?;
+        let (h, e, loop_emb) = (b.random("h", 2, 13)?, b.random("e", 2, 13)?, b.random("loop_emb", 4, 13)?);
+        let (gain, x) = (b.random("gain", 1, 13)?, b.random("x", 2, 13)?);
+        inject(&mut b.pass, list, &h, &e, &loop_emb, &gain, &x)?;
+        Ok([h, e, loop_emb, gain, x])
+    });
+    for (row, at_loop) in [(0, 3), (1, 0)] {
+        let sum: Vec<f64> = (0..13).map(|i| [h.row(row)[i], e.row(row)[i], loop_emb.row(at_loop)[i]].map(f64::from).iter().sum()).collect();
+        near(x.row(row), &normed(&sum, gain.row(0)));
+    }
+}
+
+#[test]
+fn rope_turns_adjacent_pairs() {
+    let positions = [0, 1, 17, 499];
+    let [x, y] = run(|b| {
+        let (angles, list) = (b.angles(500, 10)?, b.list(1, &positions.map(|position| [9, 9, position, 9]))?);
+        let (x, y) = (b.random("x", 4, 20)?, b.random("y", 4, 20)?);
+        let columns = |tensor| Columns { tensor, start: 0, step: 10 };
+        rope(&mut b.pass, list, &angles, 2, columns(&x), columns(&y))?;
+        Ok([x, y])
+    });
+    for (row, position) in positions.into_iter().enumerate() {
+        let formula: Vec<f64> = x.row(row).chunks(10).flat_map(|head| turned(head, position as usize)).collect();
+        near(y.row(row), &formula);
+    }
+}
+
+#[test]
+fn store_latent_norms_the_latent_and_turns_the_key() {
+    let [x, gain, cache] = run(|b| {
+        let (angles, list) = (b.angles(9, 4)?, b.list(0, &[[9, 1, 7, 2]])?);
+        let (x, gain, cache) = (b.random("x", 1, 15)?, b.random("gain", 1, 11)?, b.cache(4, 2, 9, 15)?);
+        store_latent(&mut b.pass, list, &angles, &x, 0, &gain, &cache, Slot::Loops(1))?;
+        Ok([x, gain, cache.rows.parts[0]])
+    });
+    let (latent, key) = x.row(0).split_at(11);
+    let mut formula = normed(&wide(latent), gain.row(0));
+    formula.extend(turned(key, 7));
+    near(cache.row((3 * 2 + 1) * 9 + 7), &formula); // slot 1 + loop 2, sequence 1, position 7
+}
+
+#[test]
+fn attention_is_a_softmax_over_earlier_positions() {
+    let grouped = Heads { heads: 4, group: 2, key_dim: 6, key_step: 6, value_dim: 5, value_start: 12, value_step: 5, scale: 0.4 };
+    let latent = Heads { heads: 3, group: 3, key_dim: 20, key_step: 0, value_dim: 16, value_start: 0, value_step: 0, scale: 0.3 };
+    for heads in [grouped, latent, Heads { scale: 30.0, ..grouped }] {
+        let positions = [1, 2, 70];
+        let [q, cache, y] = run(|b| {
+            let list = b.list(1, &positions.map(|positions| [9, 1, positions - 1, 0]))?;
+            let (q, cache) = (b.random("q", 3, heads.heads * heads.key_dim)?, b.cache(1, 2, 70, 22)?);
+            let y = b.random("y", 3, heads.heads * heads.value_dim)?;
+            attention(&mut b.pass, list, heads, &q, &cache, Slot::Layer(0), (&y, heads.value_dim))?;
+            Ok([q, cache.rows.parts[0], y])
+        });
+        for (row, positions) in positions.into_iter().enumerate() {
+            let formula = (0..heads.heads).flat_map(|head| {
+                let shared = head / heads.group;
+                let cached = |j: u32| cache.row(70 + j as usize); // sequence 1
+                let query = &q.row(row)[head * heads.key_dim..][..heads.key_dim];
+                let score = |j| f64::from(heads.scale) * dot(query, &cached(j)[shared * heads.key_step..][..heads.key_dim]);
+                let weights = softmax(&(0..positions).map(score).collect::<Vec<_>>());
+                let value = heads.value_start + shared * heads.value_step;
+                let sum = move |i: usize| (0..positions).zip(&weights).map(|(j, w)| w * f64::from(cached(j)[value + i])).sum::<f64>();
+                (0..heads.value_dim).map(sum).collect::<Vec<_>>()
+            });
+            near(y.row(row), &formula.collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn swiglu_gates_by_silu() {
+    let [x, y] = run(|b| {
+        let values: Vec<f32> = (0..2 * 3 * 37).map(|_| 20.0 * b.next()).collect();
+        let (x, y) = (b.f32s("x", 3, 74, |row, col| values[row * 74 + col])?, b.random("y", 3, 37)?);
+        swiglu(&mut b.pass, &x, &y, 3)?;
+        Ok([x, y])
+    });
+    for row in 0..3 {
+        let (gate, up) = x.row(row).split_at(37);
+        let silu = |z: f64| z / (1.0 + (-z).exp());
+        near(y.row(row), &gate.iter().zip(up).map(|(gate, up)| silu(f64::from(*gate)) * f64::from(*up)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_router_takes_the_largest_biased_logits_and_weighs_without_bias() {
+    let [x, w, bias, ids, gates] = run(|b| {
+        let (x, w, bias) = (b.random("x", 4, 13)?, b.random("w", 9, 13)?, b.random("bias", 1, 9)?);
+        let (ids, gates) = (b.u32s("ids", 4, 3, |_, _| 99)?, b.random("gates", 4, 3)?);
+        router(&mut b.pass, &x, &w, &bias, &ids, &gates, 4)?;
+        Ok([x, w, bias, ids, gates])
+    });
+    for row in 0..4 {
+        let logits: Vec<f64> = (0..9).map(|expert| dot(w.row(expert), x.row(row))).collect();
+        let mut order: Vec<usize> = (0..9).collect();
+        order.sort_by(|a, b| (logits[*b] + f64::from(bias.row(0)[*b])).total_cmp(&(logits[*a] + f64::from(bias.row(0)[*a]))));
+        let chosen: Vec<usize> = ids.row(row).iter().map(|id| id.to_bits() as usize).collect();
+        assert_eq!(chosen, order[..3], "row {row}");
+        // softmax over all, kept for the chosen, divided by their sum.
+        let all = softmax(&logits);
+        let sum: f64 = chosen.iter().map(|expert| all[*expert]).sum();
+        near(gates.row(row), &chosen.iter().map(|expert| all[*expert] / sum).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn combine_adds_the_weighed_experts() {
+    let [y, gates, x] = run(|b| {
+        let (y, gates, x) = (b.random("y", 6, 13)?, b.random("gates", 2, 3)?, b.random("x", 2, 13)?);
+        combine(&mut b.pass, &y, &gates, &x, 2)?;
+        Ok([y, gates, x])
+    });
+    for row in 0..2 {
+        let weighed = |i: usize| (0..3).map(|k| f64::from(gates.row(row)[k]) * f64::from(y.row(row * 3 + k)[i])).sum::<f64>();
+        near(x.row(row), &(0..13).map(|i| f64::from(x.row_before(row)[i]) + weighed(i)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn recur_adds_the_lora_and_the_linear_update() {
+    let [x, e, down, scale, lora_b, lti, h] = run(|b| {
+        let list = b.list(1, &[1, 9].map(|at_loop| [9, 9, 9, at_loop]))?;
+        let (x, e, h) = (b.random("x", 2, 13)?, b.random("e", 2, 13)?, b.random("h", 2, 13)?);
+        let lora = Lora { down: b.random("down", 5, 13)?, scale: b.random("scale", 3, 5)?, b: b.random("lora_b", 5, 13)? };
+        let lti = b.random("lti", 2, 13)?;
+        recur(&mut b.pass, list, &x, &e, &lora, &lti, &h)?;
+        Ok([x, e, lora.down, lora.scale, lora.b, lti, h])
+    });
+    // Row 1 is at loop 9: beyond the 3 trained ones the last scale serves.
+    for (row, at_loop) in [(0, 1), (1, 2)] {
+        let low: Vec<f64> = (0..5).map(|k| dot(down.row(k), x.row(row)) * f64::from(scale.row(at_loop)[k])).collect();
+        let formula = (0..13).map(|i| {
+            let [a, b, h, e, x] = [lti.row(0)[i], lti.row(1)[i], h.row_before(row)[i], e.row(row)[i], x.row(row)[i]].map(f64::from);
+            a * h + b * e + x + (0..5).map(|k| low[k] * f64::from(lora_b.row(k)[i])).sum::<f64>()
+        });
+        near(h.row(row), &formula.collect::<Vec<_>>());
+    }
+}
+
+/// The loop of adaptive computation time, run loop by loop: the weights of every row sum to 1 once all have halted.
+#[test]
+fn halt_shares_out_a_weight_of_one() {
+    let halting = Halting { bias: -1.0, threshold: 0.9, loops: 12, min_loops: 3, fixed: false };
+    let [h, w, out, state] = run(|b| {
+        let (h, w) = (b.random("h", 5, 13)?, b.random("w", 1, 13)?);
+        let (out, state) = (b.f32s("out", 5, 13, |_, _| 0.0)?, b.f32s("state", 5, 4, |_, _| 0.0)?);
+        for at_loop in 0..12 {
+            let list = b.list(0, &[[9, 9, 9, at_loop]; 5])?;
+            halt(&mut b.pass, list, halting, &h, &w, &out, &state)?;
+        }
+        Ok([h, w, out, state])
+    });
+    for row in 0..5 {
+        let p = 1.0 / (1.0 + (1.0 - dot(h.row(row), w.row(0))).exp());
+        let (mut cum, mut total, mut loops) = (0.0, 0.0, 0.0);
+        for at_loop in 0..12 {
+            let p = if at_loop + 1 < 3 { 0.0 } else { p };
+            if cum < 0.9 {
+                total += if cum + p >= 0.9 { f64::max(1.0 - cum, 0.0) } else { p };
+                (cum, loops) = (cum + p, loops + 1.0);
+            }
+        }
+        near(out.row(row), &h.row(row).iter().map(|h| total * f64::from(*h)).collect::<Vec<_>>());
+        near(&state.row(row)[..2], &[cum, loops]);
+    }
+    assert!(state.row(0)[0] >= 0.9 && state.row(0)[1] < 12.0, "the case should halt before the last loop");
+}
+
+#[test]
+fn top_sorts_and_sums() {
+    let [x, values, ids] = run(|b| {
+        let (x, values, ids) = (b.random("x", 3, 65)?, b.random("values", 3, 9)?, b.u32s("ids", 3, 7, |_, _| 99)?);
+        b.top(&x, 7, &values, &ids, 3)?;
+        Ok([x, values, ids])
+    });
+    for row in 0..3 {
+        let mut order: Vec<usize> = (0..65).collect();
+        order.sort_by(|a, b| x.row(row)[*b].total_cmp(&x.row(row)[*a]));
+        let found: Vec<usize> = ids.row(row).iter().map(|id| id.to_bits() as usize).collect();
+        assert_eq!(found, order[..7], "row {row}");
+        let sum: f64 = wide(x.row(row)).iter().map(|x| x.exp()).sum();
+        let mut formula = vec![sum.ln(), 0.0];
+        formula.extend(order[..7].iter().map(|at| f64::from(x.row(row)[*at])));
+        near(values.row(row), &formula);
+    }
+}
