@@ -138,6 +138,15 @@ pub enum Error {
         /// The argument, the element and both values.
         detail: String,
     },
+    /// A shipped model gave a wrong answer, so the engine or the device computes wrongly (`wrong_answer`).
+    WrongAnswer {
+        /// The problem: file and line.
+        problem: String,
+        /// The right answers.
+        expected: String,
+        /// What the model said.
+        found: String,
+    },
     /// Two calls contradict each other: a sequence of another model, a sequence that was freed (`usage`).
     Usage {
         /// What was done and what should have been.
@@ -168,6 +177,7 @@ impl Error {
             Self::DeviceLost { .. } => "device_lost",
             Self::NonFinite { .. } => "non_finite",
             Self::Mismatch { .. } => "mismatch",
+            Self::WrongAnswer { .. } => "wrong_answer",
             Self::Usage { .. } => "usage",
             Self::Cancelled => "cancelled",
         }
@@ -180,6 +190,9 @@ impl Error {
             Self::File { .. } => "check that the folder exists, that you may write to it and that the disk is not full".into(),
             Self::Format { .. } => "fetch or export the file again; it may be cut short".into(),
             Self::Config { path, .. } => format!("correct {path}, or export the model again"),
+            Self::Tensor { tensor, .. } if tensor == "input_ids" => {
+                "input_ids holds token ids: integers below the model's vocab_size, of shape (sequences, tokens)".into()
+            }
             Self::Tensor { .. } => "config.json and the weights must come from the same export".into(),
             Self::Tokenizer { .. } => "use the tokenizer.json that the model was trained with".into(),
             Self::UnknownWord { known, .. } => format!("the model knows words such as {known}"),
@@ -196,6 +209,9 @@ impl Error {
             Self::DeviceLost { .. } => "load the model again".into(),
             Self::NonFinite { .. } => "the weights are damaged, or too large for the precision".into(),
             Self::Mismatch { .. } => "please report it with the output of `refrain devices`; `--device cpu` computes the reference".into(),
+            Self::WrongAnswer { .. } => {
+                "`--device cpu` computes the reference; please report it with the output of `refrain devices`".into()
+            }
             Self::Argument { .. } | Self::Usage { .. } | Self::Cancelled => return None,
         })
     }
@@ -223,6 +239,9 @@ impl fmt::Display for Error {
             Self::DeviceLost { reason } => write!(f, "the GPU device was lost: {reason}"),
             Self::NonFinite { place } => write!(f, "NaN or infinity in {place}"),
             Self::Mismatch { kernel, detail } => write!(f, "kernel {kernel}: GPU and CPU disagree: {detail}"),
+            Self::WrongAnswer { problem, expected, found } => {
+                write!(f, "{problem}: wrong answer at full depth: expected {expected}, found {found}")
+            }
             Self::Usage { reason } => write!(f, "{reason}"),
             Self::Cancelled => write!(f, "cancelled"),
         }

@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `refrain`: everything is in the library's `cli`.
+
+fn main() -> std::process::ExitCode {
+    refrain::cli::main()
+}

@@ -1,9 +1,14 @@
 //! All tests in one binary: one link, one list.
 
+mod cli_forward;
+mod cli_run;
 mod config;
 mod devices;
+mod engine;
 mod files;
 mod goldens;
+mod kernels;
 mod layering;
 mod sampler;
 mod tokenizer;
+mod wgsl;

@@ -313,6 +313,7 @@ fn defaults_are_read_and_checked() {
         top_k: Some(0),
         top_p: Some(1.0),
         min_p: Some(0.05),
+        eos_token_id: vec![1, 2],
     };
     assert_eq!(Defaults::parse("g.json", Some(all.to_string().as_bytes())).unwrap(), expected);
     let nulls = json!({"n_loops": null, "exit": null, "top_p": null});
@@ -334,6 +335,8 @@ fn defaults_are_read_and_checked() {
         ("top_p", json!(1.5), "found 1.5"),
         ("min_p", json!(1), "found 1"),
         ("min_p", json!([]), "found a list"),
+        ("eos_token_id", json!(-1), "found -1"),
+        ("eos_token_id", json!([1, "end"]), "found a list"),
     ];
     for (name, value, text) in table {
         let error = Defaults::parse("g.json", Some(json!({name: value}).to_string().as_bytes())).expect_err(name);

@@ -141,9 +141,8 @@ fn check_case(case: &Case, device: &str, engine: &mut Engine) {
 
     // logits_decode is (B, N + 1, V): the last prompt position, then every step.
     let vocabulary = engine.config().vocab_size;
-    let mut decoded: Vec<Vec<f32>> = (0..case.batch)
-        .map(|b| logits[((b + 1) * case.prompt - 1) * vocabulary..][..vocabulary].to_vec())
-        .collect();
+    let mut decoded: Vec<Vec<f32>> =
+        (0..case.batch).map(|b| logits[((b + 1) * case.prompt - 1) * vocabulary..][..vocabulary].to_vec()).collect();
     for step in 0..case.decode {
         let next: Vec<&[u32]> = tokens.iter().map(|tokens| &tokens[case.prompt + step..][..1]).collect();
         let (logits, _) = feed(engine, &mut all, &next, case.depth(), ALL);

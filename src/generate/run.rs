@@ -29,6 +29,8 @@ pub(super) struct Run<'a> {
     next: Option<(u32, f32)>,
     /// Output tokens still to come.
     left: usize,
+    /// Tokens that end the output; they are not part of it.
+    eos: Vec<u32>,
     echo: bool,
     in_place: bool,
     started: bool,
@@ -76,6 +78,7 @@ impl<'a> Run<'a> {
             ready: VecDeque::new(),
             next: None,
             left,
+            eos: defaults.eos_token_id,
             echo: params.echo,
             in_place: params.in_place,
             started: false,
@@ -96,8 +99,7 @@ impl<'a> Run<'a> {
         let begun = Instant::now();
         let output = self.forward(&[token], self.logits(false)).await?;
         let (Some(row), Some(prediction)) = (output.rows.first(), output.predictions.first()) else { return Ok(None) };
-        let picked = self.pick(prediction)?;
-        self.next = Some(picked);
+        let picked = self.pick_next(prediction)?;
         let (mut text, stopped) = match &mut self.text {
             Some(stream) => self.stop.push(&stream.push(token)?),
             None => (String::new(), false),
@@ -120,7 +122,7 @@ impl<'a> Run<'a> {
         let every = self.echo || self.in_place;
         let output = self.forward(&prompt, self.logits(every)).await?;
         if let Some(last) = output.predictions.last().filter(|_| !self.in_place) {
-            self.next = Some(self.pick(last)?);
+            self.pick_next(last)?;
         }
         if every {
             let time = begun.elapsed() / prompt.len() as u32;
@@ -160,11 +162,16 @@ impl<'a> Run<'a> {
         Logits { every, best, all: self.candidates == Candidates::All || (every && self.echo) }
     }
 
-    fn pick(&mut self, prediction: &Prediction) -> Result<(u32, f32)> {
+    /// Picks the token to run next. One that ends the output leaves nothing to come.
+    fn pick_next(&mut self, prediction: &Prediction) -> Result<(u32, f32)> {
         let choice = match self.candidates {
             Candidates::All => self.sampler.pick(&sampler::rank(&prediction.logits), prediction.log_sum_exp)?,
             _ => self.sampler.pick(&prediction.best, prediction.log_sum_exp)?,
         };
+        self.next = Some((choice.token, choice.logprob));
+        if self.eos.contains(&choice.token) {
+            self.left = 0;
+        }
         Ok((choice.token, choice.logprob))
     }
 

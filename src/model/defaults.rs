@@ -27,6 +27,8 @@ pub struct Defaults {
     pub top_p: Option<f32>,
     /// Smallest probability kept, as a share of the largest, in [0, 1); 0 is off.
     pub min_p: Option<f32>,
+    /// Tokens that end a generation; empty where the file names none.
+    pub eos_token_id: Vec<u32>,
 }
 
 /// When a token stops looping.
@@ -68,6 +70,7 @@ impl Defaults {
             top_k: fields.optional_size("top_k", 0, i32::MAX as usize)?,
             top_p: number("top_p", "a number above 0 and at most 1", |x| x > 0.0 && x <= 1.0)?,
             min_p: number("min_p", "a number from 0 to below 1", |x| (0.0..1.0).contains(&x))?,
+            eos_token_id: fields.optional_ids("eos_token_id")?,
         })
     }
 }

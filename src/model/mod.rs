@@ -15,6 +15,7 @@ pub mod defaults;
 mod ffn;
 pub mod files;
 mod loader;
+mod needs;
 mod recurrent;
 mod rows;
 mod sequence;
@@ -22,6 +23,7 @@ mod trace;
 mod work;
 
 pub use loader::Progress;
+pub use needs::Needs;
 pub use recurrent::Depth;
 pub use rows::{Feed, Logits, Output, Prediction, RowOutput};
 pub use sequence::Sequence;
@@ -32,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::kernels::embed::embed;
 use crate::kernels::linear::{Into, linear};
 use crate::kernels::rmsnorm::rmsnorm;
-use crate::kernels::top::top;
+use crate::kernels::top::{Parts, top};
 use crate::kernels::{CacheTensor, MAX_EXPERTS, RowList, Slot, attention as attention_kernel, recur as recur_kernel};
 use crate::tensor::{Segmented, Tensor};
 use attention::Step;
@@ -139,6 +141,7 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
         check_kernels(&config)?;
+        check_driver(&config, &sizes, &backend)?;
         let slots = config.cache_slots(sizes.loops);
         let slot_rows = sizes.sequences * sizes.context;
         let rows = backend.segmented("the cache", slots * slot_rows, config.cache_width(), slot_rows)?;
@@ -175,6 +178,11 @@ impl Engine {
     /// What the device did so far.
     pub fn counters(&self) -> Counters {
         self.backend.counters()
+    }
+
+    /// Names of the kernels that ran so far.
+    pub fn kernels(&self) -> &std::collections::BTreeSet<&'static str> {
+        self.backend.kernels()
     }
 
     /// Bytes that the model, its cache and its work tensors take on the device.
@@ -252,7 +260,8 @@ impl Engine {
         embed(pass, &rows, RowList { table: work.table, first: work.picks_first(), rows: picks }, &work.picked)?;
         rmsnorm(pass, &work.picked, &self.net.norm, &work.normed, picks)?;
         linear(pass, &self.net.embed, 1, (&work.normed).into(), (&work.logits).into(), picks, Into::Set)?;
-        top(pass, &work.logits, best, &work.values, &work.ids, picks)
+        let parts = Parts { values: &work.part_values, ids: &work.part_ids };
+        top(pass, &work.logits, best, parts, &work.values, &work.ids, picks)
     }
 
     fn record(&self, key: PlanKey) -> Result<Pass> {
@@ -348,10 +357,7 @@ const MAX_LOOPS: usize = 1 << 16;
 
 /// Refuses sizes that no kernel can hold in its shared memory.
 fn check_kernels(config: &Config) -> Result<()> {
-    let (key, value) = match config.attention {
-        config::Attention::Gqa { head_dim, .. } => (head_dim, head_dim),
-        config::Attention::Mla { kv_lora_rank, rope, .. } => (kv_lora_rank + rope, kv_lora_rank),
-    };
+    let (key, value) = key_and_value(config);
     let limits = [
         ("an attention key", key, attention_kernel::MAX_KEY),
         ("an attention value", value, attention_kernel::MAX_VALUE),
@@ -368,6 +374,29 @@ fn check_kernels(config: &Config) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses a context over which a driver would end the attention shader before its time and leave wrong numbers.
+fn check_driver(config: &Config, sizes: &Sizes, backend: &Backend) -> Result<()> {
+    let Some(limit) = backend.info().adapter.as_ref().and_then(|adapter| adapter.max_rounds) else { return Ok(()) };
+    let (key, value) = key_and_value(config);
+    let needed = attention_kernel::rounds(key, value, sizes.context, &backend.tier());
+    if needed <= limit {
+        return Ok(());
+    }
+    Err(Error::TooSmall {
+        what: format!("attention over {} positions on {}", sizes.context, backend.info().name),
+        needed: format!("{needed} rounds of a shader's loops"),
+        available: format!("a driver that ends a shader after {limit}"),
+    })
+}
+
+/// Numbers of a head's key and value, as attention sees them.
+fn key_and_value(config: &Config) -> (usize, usize) {
+    match config.attention {
+        config::Attention::Gqa { head_dim, .. } => (head_dim, head_dim),
+        config::Attention::Mla { kv_lora_rank, rope, .. } => (kv_lora_rank + rope, kv_lora_rank),
+    }
 }
 
 impl Net {

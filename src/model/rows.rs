@@ -161,6 +161,7 @@ impl Engine {
 
     /// Writes the lists of a chunk: its rows at every loop, and the picks.
     pub(super) fn write_rows(&mut self, chunk: &[Row], depth: Depth) -> Result<()> {
+        self.backend.count_pass(chunk.len() * depth.loops);
         let mut list: Vec<u32> = Vec::with_capacity(chunk.len() * 4);
         for t in 0..depth.loops {
             list.clear();

@@ -2,6 +2,7 @@
 
 use crate::backend::Backend;
 use crate::error::Result;
+use crate::kernels::top::PART;
 use crate::model::attention;
 use crate::model::config::Config;
 use crate::model::ffn::{self, MoeWork, SwigluWork};
@@ -10,6 +11,12 @@ use crate::tensor::{Dtype, Tensor, stride};
 
 /// The most candidates that are chosen on the device.
 pub(crate) const BEST: usize = 64;
+
+/// Words of the widest row of a work tensor.
+pub fn widest(config: &Config, loops: usize) -> usize {
+    let widths = [attention::Work::widest(config), ffn::widest(config), config.vocab_size, config.dim, 4 * (loops + 1)];
+    stride(widths.into_iter().max().unwrap_or(1)) + 4 * config.n_experts_per_tok
+}
 
 /// The work tensors of a model for passes of up to `chunk` rows.
 pub(crate) struct Work {
@@ -32,15 +39,17 @@ pub(crate) struct Work {
     pub values: Tensor,
     /// (chunk, best) of u32.
     pub ids: Tensor,
+    /// As values and ids, for every part of every row of logits.
+    pub part_values: Tensor,
+    pub part_ids: Tensor,
 }
 
 impl Work {
     /// Allocates for at most `chunk` rows: fewer, if the widest tensor would pass the device's binding limit.
     pub fn new(backend: &mut Backend, config: &Config, chunk: usize, loops: usize) -> Result<Self> {
-        let widest = [attention::Work::widest(config), ffn::widest(config), config.vocab_size, config.dim, 4 * (loops + 1)];
-        let widest = stride(widest.into_iter().max().unwrap_or(1)) + 4 * config.n_experts_per_tok;
-        let rows = chunk.min(backend.max_words() / widest).max(1);
+        let rows = chunk.min(backend.max_words() / widest(config, loops)).max(1);
         let best = BEST.min(config.vocab_size);
+        let parts = config.vocab_size.div_ceil(PART);
         Ok(Self {
             chunk: rows,
             loops,
@@ -55,6 +64,8 @@ impl Work {
             logits: backend.tensor("logits", Dtype::F32, rows, config.vocab_size)?,
             values: backend.tensor("best logits", Dtype::F32, rows, 2 + best)?,
             ids: backend.tensor("best tokens", Dtype::U32, rows, best)?,
+            part_values: backend.tensor("best logits of parts", Dtype::F32, rows * parts, 2 + best)?,
+            part_ids: backend.tensor("best tokens of parts", Dtype::U32, rows * parts, best)?,
         })
     }
 

@@ -59,6 +59,16 @@ impl<'a> Fields<'a> {
         self.optional(name, "a string", Value::as_str)
     }
 
+    /// One token id or a list of them; empty if absent.
+    pub fn optional_ids(&self, name: &str) -> Result<Vec<u32>> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids = self.optional(name, "a token id or a list of them", |value| match value {
+            Value::Array(list) => list.iter().map(id).collect(),
+            value => id(value).map(|id| vec![id]),
+        })?;
+        Ok(ids.unwrap_or_default())
+    }
+
     /// A boolean, if present.
     pub fn optional_bool(&self, name: &str) -> Result<Option<bool>> {
         self.optional(name, "true or false", Value::as_bool)

@@ -7,6 +7,7 @@ use crate::model::config::TensorSpec;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// Bytes that are read at a time; a multiple of every element size.
@@ -89,6 +90,18 @@ impl<'a> Weights<'a> {
                 Err(unreadable(source.path(single), why))
             }
         }
+    }
+
+    /// Opens one safetensors file by its path, whatever it holds: inputs of a run, say.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it is missing or cannot be read, [`Error::Format`] where it is cut short or its header is wrong.
+    pub fn open_file(path: &Path) -> Result<Weights<'static>> {
+        let name = path.display().to_string();
+        let (file, length) = open(path)?.ok_or_else(|| unreadable(name.clone(), ErrorKind::NotFound.into()))?;
+        let file = File { path: name.clone(), length, bytes: Bytes::Disk(Mutex::new(file)) };
+        let tensors = header::parse(&file.path, 0, file.length, |offset, count| file.read(offset, count))?;
+        Ok(Weights { path: name, files: vec![file], tensors })
     }
 
     fn open_shards(source: &'a Source, path: String, json: &[u8]) -> Result<Self> {
@@ -183,6 +196,34 @@ impl<'a> Weights<'a> {
             }
         }
         Ok(numbers)
+    }
+
+    /// A tensor of integers: its shape and its numbers.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where there is no such tensor or its dtype is none of I64, I32, U32, U16 and U8; [`Error::File`]
+    /// where it cannot be read; [`Error::TooSmall`] where the memory is.
+    pub fn read_integers(&self, name: &str) -> Result<(Vec<usize>, Vec<i64>)> {
+        const DTYPES: &str = "integers (I64, I32, U32, U16 or U8)";
+        let info = self.find(name).ok_or_else(|| self.error(name, DTYPES.into(), "no such tensor".into()))?;
+        let widen: (usize, fn(&[u8]) -> i64) = match info.dtype.to_string().as_str() {
+            "I64" => (8, |b| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])),
+            "I32" => (4, |b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]).into()),
+            "U32" => (4, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]).into()),
+            "U16" => (2, |b| u16::from_le_bytes([b[0], b[1]]).into()),
+            "U8" => (1, |b| b[0].into()),
+            other => return Err(self.error(name, DTYPES.into(), other.into())),
+        };
+        let mut numbers: Vec<i64> = Vec::new();
+        if numbers.try_reserve_exact((info.bytes / widen.0 as u64) as usize).is_err() {
+            let (what, needed) = (format!("tensor {name}"), format!("{} bytes", info.bytes));
+            return Err(Error::TooSmall { what, needed, available: "less memory".into() });
+        }
+        for (offset, count) in chunks(info) {
+            let bytes = self.files[info.file].read(offset, count)?;
+            numbers.extend(bytes.chunks_exact(widen.0).map(widen.1));
+        }
+        Ok((info.shape.clone(), numbers))
     }
 
     fn find(&self, name: &str) -> Option<&TensorInfo> {

@@ -1,0 +1,157 @@
+//! What several commands share: where the model and the device come from, how to print.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::backend::{DeviceChoice, DeviceOptions};
+use crate::error::{Error, Result};
+use crate::generate::Model;
+use crate::model::config::Config;
+use crate::model::defaults::Defaults;
+use crate::model::files::Source;
+use crate::model::{Options, Progress};
+use crate::shipped;
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// Where to run: auto (best hardware GPU, else the CPU), cpu, gpu, shadow (GPU checked against the CPU), a name or an index
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", value_parser = DeviceChoice::from_str)]
+    pub device: DeviceChoice,
+    /// Let auto and gpu take a GPU that is simulated on the CPU
+    #[arg(long, global = true)]
+    pub allow_software: bool,
+    /// Colour the output
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+    /// Say nothing but the answer
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more: the device, the model, times
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Also into files and pipes
+    Always,
+    /// Not at all
+    Never,
+}
+
+impl Common {
+    /// The device as the library takes it.
+    pub fn device(&self) -> DeviceOptions {
+        DeviceOptions { device: self.device.clone(), allow_software: self.allow_software, ..Default::default() }
+    }
+
+    /// Whether the answer is to be coloured, which goes to stdout or not.
+    pub fn colored(&self, to_stdout: bool) -> bool {
+        match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                to_stdout && std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
+        }
+    }
+
+    /// Loads a model, with a progress bar in bytes on a terminal.
+    pub fn load(&self, source: &Source, options: &Options) -> Result<Model> {
+        let bar = if self.quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        let style = ProgressStyle::with_template("loading {bar:30} {bytes}/{total_bytes} {eta}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let mut progress = |progress: Progress| {
+            bar.set_length(progress.total);
+            bar.set_position(progress.loaded.min(progress.total));
+        };
+        let model = pollster::block_on(Model::open(source, options, &mut progress));
+        bar.finish_and_clear();
+        let model = model?;
+        if !self.quiet {
+            model.engine().notes().iter().for_each(|note| eprintln!("note: {note}"));
+        }
+        if self.verbose {
+            eprintln!("device: {}", model.engine().device().name);
+            eprintln!("memory: {:.1} MiB on the device", model.engine().allocated_bytes() as f64 / (1 << 20) as f64);
+        }
+        Ok(model)
+    }
+}
+
+/// A model by the name of a shipped one, or the path of its folder.
+pub(super) fn source(model: &str) -> Result<Source> {
+    if let Some(source) = shipped::source(model) {
+        return Ok(source);
+    }
+    if model.starts_with("hf:") {
+        return Err(Error::Argument {
+            name: "--model".into(),
+            expected: "the name of a shipped model or a folder: fetching from the Hub is not built yet".into(),
+            found: model.into(),
+        });
+    }
+    if !Path::new(model).exists() {
+        return Err(Error::Argument {
+            name: "--model".into(),
+            expected: format!("a shipped model ({}) or the path of a model folder", shipped::NAMES.join(", ")),
+            found: format!("{model:?}, which does not exist"),
+        });
+    }
+    Source::folder(model)
+}
+
+/// Loops to make room for in the cache: those asked for, but never fewer than the model's default, so that both can be run. A 0
+/// is passed on, to be refused.
+pub(super) fn cache_loops(asked: Option<usize>, config: &Config, defaults: &Defaults) -> Option<usize> {
+    let own = defaults.n_loops.unwrap_or(config.max_loop_iters);
+    asked.map(|loops| if loops == 0 { 0 } else { loops.max(own) })
+}
+
+/// Writes to stdout and flushes, so that a stream is seen as it comes.
+pub(super) fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(stdout_error)
+}
+
+fn stdout_error(source: std::io::Error) -> Error {
+    Error::File { path: "standard output".into(), doing: "write", source }
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Report {
+    /// For people
+    Text,
+    /// One JSON object
+    Json,
+}
+
+/// "1,234,567".
+pub(super) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.char_indices() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// An error on stderr: what, then how to mend it.
+pub(super) fn report(error: &Error) {
+    eprintln!("error[{}]: {error}", error.code());
+    if let Some(hint) = error.hint() {
+        eprintln!("  hint: {hint}");
+    }
+}

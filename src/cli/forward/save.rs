@@ -1,0 +1,143 @@
+//! Files that are written whole or not at all, and tensors in the safetensors format.
+
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::error::{Error, Result};
+
+/// A file to be written later, tried beforehand.
+pub(super) struct Target {
+    /// As the user gave it, for messages.
+    given: String,
+    path: PathBuf,
+    /// A device or a pipe: nothing to rename over, it is written in place.
+    special: bool,
+}
+
+impl Target {
+    /// Checks that the file can be made, so that a long computation is not lost to a wrong path. Leaves nothing behind.
+    pub fn new(given: &Path) -> Result<Self> {
+        let fail = |source| write_error(given, source);
+        let (path, special) = match std::fs::metadata(given) {
+            Ok(data) if data.is_dir() => return Err(fail(ErrorKind::IsADirectory.into())),
+            Ok(data) if data.permissions().readonly() => return Err(fail(ErrorKind::PermissionDenied.into())),
+            // Through a link, what it leads to is replaced.
+            Ok(data) => (std::fs::canonicalize(given).map_err(fail)?, !data.is_file()),
+            Err(error) if error.kind() == ErrorKind::NotFound => (given.to_path_buf(), false),
+            Err(error) => return Err(fail(error)),
+        };
+        let target = Self { given: given.display().to_string(), path, special };
+        if !special {
+            Temporary::beside(&target.path).map_err(fail)?;
+        }
+        Ok(target)
+    }
+
+    /// Whether both would write the same file.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.path == other.path && !self.special
+    }
+
+    /// Writes the file under another name in the same folder and gives it its own name once it is complete.
+    pub fn write(&self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+        self.try_write(write).map_err(|source| write_error(Path::new(&self.given), source))
+    }
+
+    fn try_write(&self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> std::io::Result<()> {
+        if self.special {
+            let mut file = BufWriter::new(std::fs::OpenOptions::new().write(true).open(&self.path)?);
+            write(&mut file)?;
+            return file.flush();
+        }
+        let (temporary, file) = Temporary::beside(&self.path)?;
+        let mut file = BufWriter::new(file);
+        write(&mut file)?;
+        file.flush()?;
+        // Closed first: Windows does not rename an open file.
+        drop(file);
+        temporary.rename(&self.path)
+    }
+}
+
+fn write_error(path: &Path, source: std::io::Error) -> Error {
+    Error::File { path: path.display().to_string(), doing: "write", source }
+}
+
+/// A file that is removed when it is dropped.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    /// A new file in the folder of `path`.
+    fn beside(path: &Path) -> std::io::Result<(Self, std::fs::File)> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        if path.file_name().is_none() {
+            return Err(ErrorKind::InvalidFilename.into());
+        }
+        let name = format!(".refrain-{}-{}.part", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = path.with_file_name(name);
+        let file = std::fs::File::create_new(&path)?;
+        Ok((Self(path), file))
+    }
+
+    fn rename(self, to: &Path) -> std::io::Result<()> {
+        std::fs::rename(&self.0, to)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0); // After a rename there is nothing left to remove.
+    }
+}
+
+/// A tensor to be saved.
+pub(super) struct Named {
+    name: String,
+    shape: Vec<usize>,
+    data: Data,
+}
+
+/// The numbers of a tensor.
+pub(super) enum Data {
+    F32(Vec<f32>),
+    I32(Vec<i32>),
+}
+
+impl Named {
+    /// Numbers of this name and shape.
+    pub fn new(name: impl Into<String>, shape: &[usize], data: Data) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), data }
+    }
+
+    fn dtype(&self) -> &'static str {
+        match self.data {
+            Data::F32(_) => "F32",
+            Data::I32(_) => "I32",
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::F32(numbers) => bytemuck::cast_slice(numbers),
+            Data::I32(numbers) => bytemuck::cast_slice(numbers),
+        }
+    }
+}
+
+/// Writes tensors as a safetensors file: the length of the header, the header, the numbers one after the other.
+pub(super) fn write_tensors(file: &mut dyn Write, tensors: &[Named]) -> std::io::Result<()> {
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for tensor in tensors {
+        let begin = end;
+        end += tensor.bytes().len();
+        let entry = serde_json::json!({ "dtype": tensor.dtype(), "shape": tensor.shape, "data_offsets": [begin, end] });
+        header.insert(tensor.name.clone(), entry);
+    }
+    let mut header = serde_json::Value::Object(header).to_string();
+    // Readers that map the file want the numbers at a multiple of 8 bytes.
+    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(header.as_bytes())?;
+    tensors.iter().try_for_each(|tensor| file.write_all(tensor.bytes()))
+}

@@ -1,0 +1,375 @@
+//! The engine beyond the goldens: chunks, batches, split tensors, the shadow device, forks, depths, and the shipped models' problems.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use pollster::block_on;
+use refrain::backend::{DeviceChoice, DeviceOptions};
+use refrain::generate::{Model, Params};
+use refrain::model::defaults::Exit;
+use refrain::model::files::Source;
+use refrain::model::{Depth, Engine, Feed, Logits, Options, Prediction};
+use refrain::shipped;
+use serde_json::Value;
+
+use crate::devices;
+use crate::goldens::{Case, feed, sequences};
+
+const ALL: Logits = Logits { every: true, best: 1, all: true };
+/// How far two ways of computing the same logits may be apart, relative to the largest.
+const SAME: f32 = 5e-4;
+
+/// The first golden sequence in one pass: its logits.
+fn one_pass(case: &Case, engine: &mut Engine) -> Vec<f32> {
+    let tokens = case.tokens();
+    let mut one = sequences(engine, 1);
+    feed(engine, &mut one, &[&tokens[0]], case.depth(), ALL).0
+}
+
+fn assert_same(what: &str, expected: &[f32], found: &[f32]) {
+    assert_eq!(expected.len(), found.len(), "{what}: sizes");
+    let scale = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
+    let worst = expected.iter().zip(found).map(|(e, f)| (e - f).abs()).fold(0f32, f32::max);
+    assert!(worst <= SAME * scale, "{what}: {worst} apart, largest {scale}");
+}
+
+#[test]
+fn prefill_in_chunks_gives_the_same_logits() {
+    for (device, options) in devices::all() {
+        for name in ["gqa_odd", "mla_bias"] {
+            let case = Case::open(name);
+            let whole = one_pass(&case, &mut case.engine(options.clone(), None));
+            for chunk in [1, 7] {
+                // Chunks that the engine cuts …
+                let found = one_pass(&case, &mut case.engine(options.clone(), Some(chunk)));
+                assert_same(&format!("{name} on {device}, chunks of {chunk}"), &whole, &found);
+            }
+            // … and those of a caller who feeds piece by piece.
+            let mut engine = case.engine(options.clone(), None);
+            let mut one = sequences(&engine, 1);
+            let tokens = case.tokens().swap_remove(0);
+            let pieces: Vec<f32> = tokens.chunks(7).flat_map(|piece| feed(&mut engine, &mut one, &[piece], case.depth(), ALL).0).collect();
+            assert_same(&format!("{name} on {device}, pieces of 7"), &whole, &pieces);
+        }
+    }
+}
+
+#[test]
+fn sequences_in_one_pass_are_as_alone() {
+    for (device, options) in devices::all() {
+        for name in ["gqa_tiny", "mla_bias"] {
+            let case = Case::open(name);
+            let tokens = case.tokens().swap_remove(0);
+            // Of different lengths, and one reversed, so that nothing fits by accident.
+            let backwards: Vec<u32> = tokens.iter().rev().copied().collect();
+            let texts = [&tokens[..], &backwards[..5], &tokens[3..9]];
+            let load = |sequences, chunk| {
+                let options =
+                    Options { device: options.clone(), loops: Some(case.loops), sequences: Some(sequences), chunk, ..Default::default() };
+                block_on(Engine::load(&Source::folder(&case.folder).unwrap(), &options, &mut |_| {})).unwrap()
+            };
+            let mut engine = load(1, None);
+            let mut alone = Vec::new();
+            for text in texts {
+                let mut one = sequences(&engine, 1);
+                alone.extend(feed(&mut engine, &mut one, &[text], case.depth(), ALL).0);
+            }
+            for chunk in [None, Some(4)] {
+                let mut engine = load(3, chunk);
+                let mut all = sequences(&engine, 3);
+                let together = feed(&mut engine, &mut all, &texts, case.depth(), ALL).0;
+                assert_same(&format!("{name} on {device}, chunk {chunk:?}"), &alone, &together);
+            }
+        }
+    }
+}
+
+#[test]
+fn tensors_over_the_binding_limit_are_split() {
+    for (device, options) in devices::all() {
+        for name in ["gqa_tiny", "mla_bias"] {
+            let case = Case::open(name);
+            let whole = one_pass(&case, &mut case.engine(options.clone(), None));
+            let limit = if name == "gqa_tiny" { 20_000 } else { 24_000 };
+            let small = DeviceOptions { max_binding: Some(limit), ..options.clone() };
+            let mut engine = case.engine(small, None);
+            assert_same(&format!("{name} on {device}, at most {limit} bytes a binding"), &whole, &one_pass(&case, &mut engine));
+        }
+    }
+}
+
+#[test]
+fn the_shadow_device_finds_no_difference() {
+    for (device, options) in devices::gpus() {
+        let DeviceChoice::Name(name) = &options.device else { continue };
+        if name != "llvmpipe" {
+            continue; // one driver is enough here: `kernels` compares every kernel on each
+        }
+        for name in ["gqa_odd", "mla_bias"] {
+            let case = Case::open(name);
+            let shadow = DeviceOptions { device: DeviceChoice::Shadow, ..options.clone() };
+            let mut engine = case.engine(shadow, None);
+            assert!(engine.device().name.contains("checked against the CPU"), "{device}: {}", engine.device().name);
+            let found = one_pass(&case, &mut engine);
+            let cpu = DeviceOptions { device: DeviceChoice::Cpu, ..Default::default() };
+            assert_same(&format!("{name} in the shadow"), &one_pass(&case, &mut case.engine(cpu, None)), &found);
+        }
+    }
+}
+
+#[test]
+fn forks_and_truncations_continue_as_if_fed_anew() {
+    for (device, options) in devices::all() {
+        for name in ["gqa_tiny", "mla_tiny"] {
+            let case = Case::open(name);
+            let tokens = case.tokens().swap_remove(0);
+            let load = Options { device: options.clone(), loops: Some(case.loops), sequences: Some(2), ..Default::default() };
+            let mut engine = block_on(Engine::load(&Source::folder(&case.folder).unwrap(), &load, &mut |_| {})).unwrap();
+            let whole = one_pass(&case, &mut engine);
+            let vocabulary = engine.config().vocab_size;
+
+            let mut first = engine.sequence().unwrap();
+            let feed_one = |engine: &mut Engine, sequence: &mut _, tokens: &[u32]| -> Vec<Prediction> {
+                block_on(engine.forward(&mut [Feed { sequence, tokens }], case.depth(), ALL)).unwrap().predictions
+            };
+            feed_one(&mut engine, &mut first, &tokens[..8]);
+            let mut copy = block_on(engine.fork(&first)).unwrap();
+            assert_eq!(copy.len(), 8);
+            // The first goes astray, the copy goes on; then the first is cut back and follows.
+            feed_one(&mut engine, &mut first, &[1, 2, 3]);
+            let found = feed_one(&mut engine, &mut copy, &tokens[8..]);
+            let logits: Vec<f32> = found.iter().flat_map(|p| p.logits.clone()).collect();
+            assert_same(&format!("{name} on {device}, fork"), &whole[8 * vocabulary..], &logits);
+            first.truncate(8);
+            let found = feed_one(&mut engine, &mut first, &tokens[8..]);
+            let logits: Vec<f32> = found.iter().flat_map(|p| p.logits.clone()).collect();
+            assert_same(&format!("{name} on {device}, truncated"), &whole[8 * vocabulary..], &logits);
+
+            assert_eq!(engine.sequence().unwrap_err().code(), "usage", "both places are taken");
+            drop(copy);
+            assert!(engine.sequence().is_ok(), "a dropped sequence frees its place");
+        }
+    }
+}
+
+#[test]
+fn depth_is_what_was_asked_for() {
+    let case = Case::open("gqa_odd");
+    let tokens = case.tokens().swap_remove(0);
+    for (device, options) in devices::all() {
+        let mut engine = case.engine(options, None);
+        let mut run = |depth: Depth| {
+            let mut one = sequences(&engine, 1);
+            let mut feeds = [Feed { sequence: &mut one[0], tokens: &tokens }];
+            block_on(engine.forward_traced(&mut feeds, depth, ALL)).unwrap()
+        };
+        let (free, _) = run(case.depth());
+        let halting: Vec<usize> = free.rows.iter().map(|row| row.loops).collect();
+        assert!(halting.iter().any(|loops| *loops < case.loops), "{device}: somebody halts early");
+
+        // Halting only from loop 4 on: nobody stops before, and p counts as 0 until then.
+        let (late, trace) = run(Depth { min_loops: 4, ..case.depth() });
+        assert!(late.rows.iter().all(|row| row.loops >= 4), "{device}");
+        assert!(trace.loops[2].halt_p.iter().all(|p| *p == 0.0) && trace.loops[3].halt_p.iter().all(|p| *p > 0.0), "{device}");
+
+        // A fixed number: every token runs it, and the output is h after it.
+        let (fixed, trace) = run(Depth { loops: 5, min_loops: 0, exit: Exit::Fixed });
+        assert!(fixed.rows.iter().all(|row| row.loops == 5 && !row.halted), "{device}");
+        assert_eq!(trace.recurrent, trace.loops[4].h, "{device}");
+
+        // Fewer loops are a prefix of more.
+        let (few, _) = run(Depth { loops: 2, ..case.depth() });
+        let expected: Vec<usize> = halting.iter().map(|loops| (*loops).min(2)).collect();
+        assert_eq!(few.rows.iter().map(|row| row.loops).collect::<Vec<_>>(), expected, "{device}");
+    }
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_before_anything_changes() {
+    let case = Case::open("gqa_tiny");
+    let mut engine = case.engine(devices::all().swap_remove(0).1, None);
+    let other = case.engine(devices::all().swap_remove(0).1, None);
+    let mut sequence = engine.sequence().unwrap();
+    let depth = case.depth();
+    let mut refused = |engine: &mut Engine, tokens: &[u32], depth: Depth| {
+        let result = block_on(engine.forward(&mut [Feed { sequence: &mut sequence, tokens }], depth, ALL));
+        let error = result.unwrap_err();
+        (error.code(), error.to_string())
+    };
+    assert_eq!(refused(&mut engine, &[], depth).0, "empty_prompt");
+    assert_eq!(refused(&mut engine, &[0, 128], depth), ("token", "token id 128 is past the vocabulary: expected 0 to 127".into()));
+    assert_eq!(refused(&mut engine, &[0; 65], depth).0, "context");
+    assert_eq!(refused(&mut engine, &[0], Depth { loops: 0, ..depth }).0, "loops");
+    assert_eq!(refused(&mut engine, &[0], Depth { loops: 5, ..depth }).0, "loops");
+    assert_eq!(refused(&mut engine, &[0], Depth { min_loops: 5, ..depth }).0, "argument");
+    assert!(sequence.is_empty());
+
+    let mut strange = other.sequence().unwrap();
+    let result = block_on(engine.forward(&mut [Feed { sequence: &mut strange, tokens: &[1] }], depth, ALL));
+    assert_eq!(result.unwrap_err().code(), "usage");
+
+    // Shallow tokens have no keys for deep ones to look at.
+    let mut shallow = Depth { loops: 2, ..depth };
+    block_on(engine.forward(&mut [Feed { sequence: &mut sequence, tokens: &[1, 2] }], shallow, ALL)).unwrap();
+    shallow.loops = 3;
+    let result = block_on(engine.forward(&mut [Feed { sequence: &mut sequence, tokens: &[3] }], shallow, ALL));
+    assert_eq!(result.unwrap_err().code(), "usage");
+    assert_eq!(sequence.len(), 2);
+
+    for (options, code) in [
+        (Options { loops: Some(0), ..Default::default() }, "loops"),
+        (Options { context: Some(65), ..Default::default() }, "context"),
+        (Options { context: Some(0), ..Default::default() }, "argument"),
+        (Options { sequences: Some(0), ..Default::default() }, "argument"),
+        (Options { chunk: Some(0), ..Default::default() }, "argument"),
+        (Options { device: DeviceOptions { max_binding: Some(4096), ..Default::default() }, ..Default::default() }, "too_small"),
+    ] {
+        let device = DeviceOptions { device: DeviceChoice::Cpu, ..options.device };
+        let result = block_on(Engine::load(&Source::folder(&case.folder).unwrap(), &Options { device, ..options.clone() }, &mut |_| {}));
+        assert_eq!(result.err().map(|e| e.code()), Some(code), "{options:?}");
+    }
+}
+
+/// Problems of a shipped model: prompt, answers, and what the package predicted and how long it looped.
+fn problems(name: &str) -> Vec<Value> {
+    let text = shipped::source(name).unwrap().read_small("problems.jsonl").unwrap().unwrap();
+    text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).unwrap()).collect()
+}
+
+fn strings(value: &Value) -> Vec<&str> {
+    value.as_array().unwrap().iter().map(|item| item.as_str().unwrap()).collect()
+}
+
+/// Every problem of a shipped model, `batch` at once: the answers and every loop count are the package's.
+fn check_shipped(name: &str, device: &str, options: &DeviceOptions, batch: usize) {
+    let source = shipped::source(name).unwrap();
+    let options = Options { device: options.clone(), sequences: Some(batch), ..Default::default() };
+    let mut model = block_on(Model::open(&source, &options, &mut |_| {})).unwrap();
+    let problems = problems(name);
+    assert!(problems.len() >= 100, "{name} has its problems");
+    for some in problems.chunks(batch) {
+        let tokens: Vec<Vec<u32>> = some.iter().map(|p| model.encode(p["prompt"].as_str().unwrap()).unwrap()).collect();
+        let mut all = sequences(model.engine(), some.len());
+        let mut feeds: Vec<Feed> = all.iter_mut().zip(&tokens).map(|(sequence, tokens)| Feed { sequence, tokens }).collect();
+        let loops = some[0]["package"]["loops"].as_u64().unwrap() as usize;
+        let depth = Depth { loops, ..model.engine().default_depth() };
+        let logits = Logits { every: true, ..Logits::GREEDY };
+        let output = block_on(model.forward(&mut feeds, depth, logits)).unwrap();
+        let mut first = 0;
+        for (problem, tokens) in some.iter().zip(&tokens) {
+            let rows = &output.rows[first..][..tokens.len()];
+            let queries = problem["queries"].as_u64().unwrap() as usize;
+            let predictions = &output.predictions[first + tokens.len() - queries..][..queries];
+            let found: Vec<String> = predictions.iter().map(|p| model.decode(&[p.best[0].0]).unwrap()).collect();
+            assert_eq!(found, strings(&problem["answers"]), "{name} on {device}: {}", problem["prompt"]);
+            assert_eq!(found, strings(&problem["package"]["predicted"]), "{name} on {device}: {}", problem["prompt"]);
+            let used: Vec<usize> = rows.iter().map(|row| row.loops).collect();
+            let expected = problem["package"]["loops_used"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize);
+            assert_eq!(used, expected.collect::<Vec<_>>(), "{name} on {device}: {}", problem["prompt"]);
+            first += tokens.len();
+        }
+    }
+}
+
+#[test]
+fn shipped_models_solve_their_problems_on_the_cpu() {
+    let (device, options) = devices::all().swap_remove(0);
+    check_shipped("follow", device, &options, 1);
+    check_shipped("cups", device, &options, 4);
+}
+
+#[test]
+fn shipped_models_solve_their_problems_on_lavapipe() {
+    if let Some(options) = devices::gpu("llvmpipe") {
+        check_shipped("follow", "lavapipe", &options, 8);
+        check_shipped("cups", "lavapipe", &options, 8);
+    }
+}
+
+#[test]
+fn shipped_models_solve_their_problems_on_swiftshader() {
+    if let Some(options) = devices::gpu("SwiftShader") {
+        check_shipped("follow", "SwiftShader", &options, 8);
+        check_shipped("cups", "SwiftShader", &options, 8);
+    }
+}
+
+#[test]
+fn a_generation_can_be_dropped_and_its_place_used_again() {
+    let mut model = block_on(Model::open(&shipped::source("follow").unwrap(), &Options::default(), &mut |_| {})).unwrap();
+    for _ in 0..3 {
+        let mut generation = model.generate("a >b b >b ?a", Params { max_tokens: Some(20), ..Params::default() }).unwrap();
+        assert!(block_on(generation.next()).unwrap().is_ok());
+    }
+    assert_eq!(model.generate("a >b b >b ?a", Params { max_tokens: Some(200), ..Params::default() }).err().unwrap().code(), "context");
+    let steps = block_on(model.answer("a >b b >b ?a", Params::default())).unwrap();
+    assert_eq!(steps.last().unwrap().next.text, "b");
+    assert_eq!(steps.last().unwrap().loops, 2, "one hop takes two loops");
+}
+
+/// A shipped model with another `generation_config.json`.
+fn with_defaults(name: &str, defaults: &'static str) -> Model {
+    let Source::Memory { name, mut files } = shipped::source(name).unwrap() else { panic!("in memory") };
+    files.retain(|(file, _)| file != "generation_config.json");
+    files.push(("generation_config.json".into(), defaults.as_bytes().into()));
+    block_on(Model::open(&Source::Memory { name, files }, &Options::default(), &mut |_| {})).unwrap()
+}
+
+/// The text of a generation, and how many steps it took.
+fn text_of(model: &mut Model, prompt: &str, params: Params) -> (String, usize) {
+    let mut generation = model.generate(prompt, params).unwrap();
+    let (mut text, mut steps) = (String::new(), 0);
+    while let Some(step) = block_on(generation.next()) {
+        text.push_str(&step.unwrap().text);
+        steps += 1;
+    }
+    (text, steps)
+}
+
+#[test]
+fn a_generation_ends_where_it_should() {
+    let params = || Params { max_tokens: Some(12), ..Params::default() };
+    let mut model = with_defaults("follow", "{}");
+    assert_eq!(model.engine().max_loops(), 8, "the trained number, where the folder says nothing");
+    let prompt = "a >b b >c c >c ?a";
+    let (whole, steps) = text_of(&mut model, prompt, params());
+    assert_eq!(steps, 12);
+    let words: Vec<&str> = whole.split(' ').collect();
+
+    // A stop text that spans two tokens: nothing of it is shown, not even its beginning.
+    let stop = format!("{} {}", words[3], words[4]);
+    let at = whole.find(&stop).unwrap();
+    let (text, _) = text_of(&mut model, prompt, Params { stop: vec![stop], ..params() });
+    assert_eq!(text, whole[..at]);
+
+    // A token that ends the output is not part of it.
+    let end = model.encode(words[5]).unwrap()[0];
+    let first = words.iter().position(|word| *word == words[5]).unwrap();
+    let defaults = format!("{{\"eos_token_id\": {end}}}");
+    let mut model = with_defaults("follow", Box::leak(defaults.into_boxed_str()));
+    let (text, steps) = text_of(&mut model, prompt, params());
+    assert_eq!((text, steps), (words[..first].join(" "), first));
+
+    // Without a number the context is the end.
+    let mut model = with_defaults("follow", "{}");
+    let (_, steps) = text_of(&mut model, prompt, Params::default());
+    assert_eq!(steps, 128 - 7);
+}
+
+#[test]
+fn a_decoded_token_allocates_nothing_and_waits_once() {
+    for (device, options) in devices::all() {
+        let case = Case::open("mla_tiny");
+        let mut engine = case.engine(options, None);
+        let mut one = sequences(&engine, 1);
+        feed(&mut engine, &mut one, &[&case.tokens()[0][..case.prompt]], case.depth(), Logits::GREEDY);
+        let mut per_token = Vec::new();
+        for token in [3, 1, 4, 1, 5] {
+            let (bytes, before) = (engine.allocated_bytes(), engine.counters());
+            feed(&mut engine, &mut one, &[&[token]], case.depth(), Logits::GREEDY);
+            let after = engine.counters();
+            assert_eq!(engine.allocated_bytes(), bytes, "{device}");
+            assert_eq!(after.read_backs - before.read_backs, 1, "{device}");
+            per_token.push((after.dispatches - before.dispatches, after.submits - before.submits));
+        }
+        assert!(per_token.windows(2).all(|pair| pair[0] == pair[1]), "{device}: {per_token:?}");
+    }
+}
