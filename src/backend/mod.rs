@@ -108,7 +108,15 @@ impl Backend {
             Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => (gpu.tier(), gpu.max_binding()),
         };
         let max_bytes = options.max_binding.unwrap_or(own).min(own);
-        Self { engine, info, tier, max_words: (max_bytes / 4) as usize, allocated: 0, counters: Counters::default(), kernels: BTreeSet::new() }
+        Self {
+            engine,
+            info,
+            tier,
+            max_words: (max_bytes / 4) as usize,
+            allocated: 0,
+            counters: Counters::default(),
+            kernels: BTreeSet::new(),
+        }
     }
 
     /// What the device is.

@@ -16,8 +16,12 @@ use crate::model::files::Source;
 use crate::model::{Options, Progress};
 use crate::shipped;
 
+/// Bytes of weights below which loading takes no time that a progress bar could fill.
+const WORTH_A_BAR: u64 = 16 << 20;
+
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Common options")]
 pub(super) struct Common {
     /// Where to run: auto (best hardware GPU, else the CPU), cpu, gpu, shadow (GPU checked against the CPU), a name or an index
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", value_parser = DeviceChoice::from_str)]
@@ -64,12 +68,15 @@ impl Common {
         }
     }
 
-    /// Loads a model, with a progress bar in bytes on a terminal.
+    /// Loads a model, with a progress bar in bytes on a terminal if there is much to load.
     pub fn load(&self, source: &Source, options: &Options) -> Result<Model> {
         let bar = if self.quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
         let style = ProgressStyle::with_template("loading {bar:30} {bytes}/{total_bytes} {eta}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let mut progress = |progress: Progress| {
+            if progress.total < WORTH_A_BAR {
+                return;
+            }
             bar.set_length(progress.total);
             bar.set_position(progress.loaded.min(progress.total));
         };

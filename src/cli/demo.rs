@@ -20,14 +20,14 @@ const CHAIN: usize = 12;
 
 /// What the shipped models do.
 const ABOUT: [(&str, &str); 2] = [
-    ("follow", "letters point to letters, x >y; where does ?x end? Trained on at most 6 hops."),
+    ("follow", "letters point to letters, x >y; where does ?x end?\nTrained on at most 6 hops."),
     ("cups", "@3 puts a ball under cup 3, 25 swaps cups 2 and 5; where is the ball now?\nTrained on at most 8 swaps in a row."),
 ];
 
 const NEXT: &str = r#"  refrain run -p "a >b b >c c >d d >d ?a" --show loops   your own problem
   refrain run -m cups -i                                 a problem a line
   refrain sweep follow                                   right answers by loops
-  refrain devices                                        the GPUs of this machine
+  refrain devices                                        this machine's GPUs
   refrain --help                                         all the rest
 "#;
 

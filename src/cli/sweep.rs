@@ -209,7 +209,7 @@ fn many(problems: &[Problem], results: &[Row], model: &Model, markdown: bool) ->
         let loops = sums.iter().map(|sum| format!("{:.1}", sum.loops as f64 / sum.queries.max(1) as f64));
         used.push(std::iter::once(row.loops.to_string()).chain(loops).collect());
     }
-    let queries = results.first().map(|row| sums(row)).unwrap_or_default();
+    let queries = results.first().map(sums).unwrap_or_default();
     right.push(
         std::iter::once("queries".to_string()).chain(queries.iter().map(|sum| sum.queries.to_string())).chain([String::new()]).collect(),
     );
