@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::expect_used)] // an example prints, and knows the shipped models
 
-use futures_util::StreamExt;
+use futures_util::TryStreamExt;
 use refrain::generate::{Model, Params};
 use refrain::sampler::Sampling;
 use refrain::{Options, Result, shipped};
@@ -16,11 +16,13 @@ fn main() -> Result<()> {
             sampling: Some(Sampling { temperature: 0.8, top_k: 5, seed: 7, ..Sampling::default() }),
             ..Params::default()
         };
-        let mut steps = model.generate("@1 12 23", params)?;
-        while let Some(step) = steps.next().await {
-            let step = step?;
-            println!("position {:>2}: {:>3} after {:>2} loops, {:?}", step.index, step.text.trim(), step.loops, step.exit);
-        }
-        Ok(())
+        // A `Stream` like any other; dropping it stops the generation.
+        let steps = model.generate("@1 12 23", params)?;
+        steps
+            .try_for_each(|step| async move {
+                println!("position {:>2}: {:>3} after {:>2} loops, {:?}", step.index, step.text.trim(), step.loops, step.exit);
+                Ok(())
+            })
+            .await
     })
 }

@@ -153,7 +153,7 @@ fn parts<'v>(file: &'v Value, step: &str, list: &str, kind: &str) -> Vec<&'v Val
 ///
 /// A token's text can depend on its neighbours (a space between words, the bytes of a character), so the new text is the
 /// difference between two decodings of the last few tokens: those of the last text given, and the ones since. The window
-/// never exceeds twice [`LONGEST_WAIT`] tokens, so that the cost of a token does not grow with the text.
+/// never exceeds twice `LONGEST_WAIT` tokens, so that the cost of a token does not grow with the text.
 #[derive(Clone, Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,

@@ -340,7 +340,7 @@ fn a_sweep_counts_right_answers_by_loops_and_hops() {
         assert!(rows.iter().any(|found| found.starts_with(&row)), "expected {row:?} in\n{text}");
     }
     let markdown = said(&["sweep", "-m", "follow", path, "--loops", "2,32", "--format", "md", "-l", "1"], "");
-    assert!(markdown.contains("| loops | all |") && markdown.contains("1 problems with 2 queries"), "{markdown}");
+    assert!(markdown.contains("| loops | all |") && markdown.contains("1 problem with 2 queries"), "{markdown}");
 
     // The problems of a model's folder, by path and by name.
     let own = shipped("cups", "problems.jsonl");

@@ -20,16 +20,17 @@ use crate::model::{Options, read_config};
 use crate::sampler::Sampling;
 
 const HELP: &str = r#"The answer as text:
-  continuing   the new text alone, as it comes
-  in place     the predictions at all tokens of the prompt, in one line with a space between; the last is that at the last token
-  --show loops adds to each token how often it looped, `word·7`, and a + where the cap ended it: `word·8+`; in place, the
-               prediction stands below its token
+  continuing    the new text alone, as it comes
+  in place      the predictions at all tokens of the prompt, in one line with a
+                space between; the last is the one at the last token
+  --show loops  each token with the times it looped, `word·7`, and a + where the
+                cap ended it, `word·8+`; in place with its prediction below it
 
 Examples:
-  refrain run -p "a >b b >c c >c ?a"                   where does a end?
-  refrain run -m cups -p "@3 13 12 25" --show loops    under which cup is the ball, and how hard was it?
-  refrain run -m cups -i                               a problem a line
-  echo "a >b b >b ?a" | refrain run --format jsonl     one JSON object a token"#;
+  refrain run -p "a >b b >c c >c ?a"                  where does a end?
+  refrain run -m cups -p "@3 13 12" --show loops      where is the ball?
+  refrain run -m cups -i                              a problem a line
+  echo "a >b b >b ?a" | refrain run --format jsonl    one JSON object a token"#;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]

@@ -16,14 +16,16 @@ use crate::model::files::Source;
 use crate::model::{Options, read_config};
 use crate::shipped;
 
-const HELP: &str = r#"A file of problems is JSON lines: {"prompt": "a >b b >b ?a ?b", "queries": 2, "answers": ["b", "b"], "hops": [1, 0]}. The last
-`queries` tokens of the prompt are questions, and the prediction at each is the answer; `hops`, which may be missing, says how
-hard each is. --format jsonl counts problems from 0.
+const HELP: &str = r#"A file of problems is JSON lines:
+  {"prompt": "a >b b >b ?a ?b", "queries": 2, "answers": ["b", "b"], "hops": [1, 0]}
+The last `queries` tokens of the prompt are questions, and the prediction at
+each is the answer; `hops`, which may be missing, says how hard each is.
+--format jsonl counts problems from 0.
 
 Examples:
-  refrain sweep follow                                         a shipped model's own problems
+  refrain sweep follow                    a shipped model's own problems
   refrain sweep cups --loops 2,4,6 --format md
-  refrain sweep -p "a >b b >c c >d d >d ?a" --expect d         one problem"#;
+  refrain sweep -p "a >b b >c c >c ?a" --expect c"#;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
@@ -217,12 +219,17 @@ fn many(problems: &[Problem], results: &[Row], model: &Model, markdown: bool) ->
     let total: usize = problems.iter().map(|problem| problem.queries).sum();
     let gap = if markdown { "\n\n" } else { "\n" };
     format!(
-        "{} problems with {total} queries on {}\n\nRight answers in %{by}; ms a problem{gap}{}\nLoops used on average{by}{gap}{}",
-        problems.len(),
+        "{} with {} on {}\n\nRight answers in %{by}; ms a problem{gap}{}\nLoops used on average{by}{gap}{}",
+        counted(problems.len(), "problem", "problems"),
+        counted(total, "query", "queries"),
         model.engine().device().name,
         draw(&right, markdown),
         draw(&used, markdown)
     )
+}
+
+fn counted(number: usize, one: &str, more: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
 }
 
 /// Queries of similar difficulty.

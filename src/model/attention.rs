@@ -21,8 +21,17 @@ use crate::tensor::{Dtype, Segmented, Tensor, stride};
 
 /// One attention layer: weights, sizes, and the work tensors that it shares with the other layers.
 pub(crate) enum Attention {
-    Gqa { qkv: Segmented, wo: Segmented, heads: Heads, work: GqaWork },
+    Gqa(Box<Gqa>),
     Mla(Box<Mla>),
+}
+
+/// Grouped-query attention.
+pub(crate) struct Gqa {
+    /// \[wq; wk; wv\]: ((heads + 2 · key/value heads) · head size, dim).
+    qkv: Segmented,
+    wo: Segmented,
+    heads: Heads,
+    work: GqaWork,
 }
 
 /// Latent attention.
@@ -138,7 +147,7 @@ impl Attention {
         let (d, h) = (config.dim, config.n_heads);
         let name = |part: &str| format!("{prefix}.attn.{part}.weight");
         match (config.attention, work) {
-            (config::Attention::Gqa { n_kv_heads, head_dim }, Work::Gqa(work)) => Ok(Self::Gqa {
+            (config::Attention::Gqa { n_kv_heads, head_dim }, Work::Gqa(work)) => Ok(Self::Gqa(Box::new(Gqa {
                 qkv: loader.stacked(&[(name("wq"), d), (name("wk"), n_kv_heads * head_dim), (name("wv"), n_kv_heads * head_dim)], d)?,
                 wo: loader.stacked(&[(name("wo"), d)], d)?,
                 heads: Heads {
@@ -152,7 +161,7 @@ impl Attention {
                     scale: (head_dim as f32).powf(-0.5),
                 },
                 work: *work,
-            }),
+            }))),
             (config::Attention::Mla { kv_lora_rank, q_lora_rank, rope, nope, v }, Work::Mla(work)) => {
                 let down = loader.stacked(&[(name("q_down"), q_lora_rank), (name("kv_down"), kv_lora_rank + rope)], d)?;
                 let q_norm = loader.small(&name("q_norm"), &[q_lora_rank])?;
@@ -195,20 +204,26 @@ impl Attention {
 
     /// Records x += attention(normed).
     pub fn record(&self, pass: &mut Pass, step: Step) -> Result<()> {
-        let Step { list, slot, cache, angles, x, normed } = step;
-        let rows = list.rows;
         match self {
-            Self::Gqa { qkv, wo, heads, work } => {
-                let d = heads.key_dim;
-                let (k_start, v_start) = (heads.heads * d, heads.heads * d + heads.value_start);
-                linear(pass, qkv, 1, normed.into(), (&work.qkv).into(), rows, Into::Set)?;
-                rope(pass, list, angles, heads.heads, columns(&work.qkv, 0, d), columns(&work.q, 0, d))?;
-                store_kv(pass, list, angles, heads.heads / heads.group, &work.qkv, (k_start, v_start), cache, slot)?;
-                attention(pass, list, *heads, &work.q, cache, slot, (&work.y, d))?;
-                linear(pass, wo, 1, (&work.y).into(), x.into(), rows, Into::Add)
-            }
+            Self::Gqa(gqa) => gqa.record(pass, step),
             Self::Mla(mla) => mla.record(pass, step),
         }
+    }
+}
+
+impl Gqa {
+    fn record(&self, pass: &mut Pass, Step { list, slot, cache, angles, x, normed }: Step) -> Result<()> {
+        let (rows, work, heads) = (list.rows, &self.work, self.heads);
+        let d = heads.key_dim;
+        let (k_start, v_start) = (heads.heads * d, heads.heads * d + heads.value_start);
+        // [q | k | v] = [wq; wk; wv] x
+        linear(pass, &self.qkv, 1, normed.into(), (&work.qkv).into(), rows, Into::Set)?;
+        // q = RoPE(q);   cached: [RoPE(k) | v]
+        rope(pass, list, angles, heads.heads, columns(&work.qkv, 0, d), columns(&work.q, 0, d))?;
+        store_kv(pass, list, angles, heads.heads / heads.group, &work.qkv, (k_start, v_start), cache, slot)?;
+        // x += wo attention(q)
+        attention(pass, list, heads, &work.q, cache, slot, (&work.y, d))?;
+        linear(pass, &self.wo, 1, (&work.y).into(), x.into(), rows, Into::Add)
     }
 }
 
