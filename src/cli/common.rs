@@ -10,8 +10,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::backend::{DeviceChoice, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::generate::Model;
-use crate::model::config::Config;
-use crate::model::defaults::Defaults;
 use crate::model::files::Source;
 use crate::model::{Options, Progress};
 use crate::shipped;
@@ -114,13 +112,6 @@ pub(super) fn source(model: &str) -> Result<Source> {
         });
     }
     Source::folder(model)
-}
-
-/// Loops to make room for in the cache: those asked for, but never fewer than the model's default, so that both can be run. A 0
-/// is passed on, to be refused.
-pub(super) fn cache_loops(asked: Option<usize>, config: &Config, defaults: &Defaults) -> Option<usize> {
-    let own = defaults.n_loops.unwrap_or(config.max_loop_iters);
-    asked.map(|loops| if loops == 0 { 0 } else { loops.max(own) })
 }
 
 /// Writes to stdout and flushes, so that a stream is seen as it comes.

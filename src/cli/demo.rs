@@ -7,7 +7,7 @@ use super::paint::{self, Cell, Paint};
 use super::problems::{self, Problem, Solution};
 use crate::error::{Error, Result};
 use crate::generate::{Halt, Model};
-use crate::model::{Options, read_config};
+use crate::model::Options;
 
 /// Loops that are too few for a deep problem.
 const FEW: usize = 4;
@@ -35,9 +35,7 @@ pub(super) fn main(common: &Common) -> Result<()> {
     let mut wrong = None;
     for (number, (name, about)) in ABOUT.into_iter().enumerate() {
         let source = common::source(name)?;
-        let (config, defaults) = read_config(&source)?;
-        let loops = common::cache_loops(Some(FEW), &config, &defaults);
-        let mut model = common.load(&source, &Options { device: common.device(), loops, ..Options::default() })?;
+        let mut model = common.load(&source, &Options { device: common.device(), ..Options::default() })?;
         let paint = Paint { colored: common.colored(true), cap: model.engine().default_depth().loops };
         if number == 0 {
             common::print(&head(&model, paint))?;

@@ -132,12 +132,7 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     let (config, defaults) = read_config(&source)?;
     let cap = args.depth.loops.or(defaults.n_loops).unwrap_or(config.max_loop_iters);
     let params = params(args, &defaults, common)?;
-    let options = Options {
-        device: common.device(),
-        context: args.ctx_size,
-        loops: common::cache_loops(args.depth.loops, &config, &defaults),
-        ..Options::default()
-    };
+    let options = Options { device: common.device(), context: args.ctx_size, loops: args.depth.loops, ..Options::default() };
     let mut model = common.load(&source, &options)?;
     let colored = common.colored(args.output.is_none());
     let style = Style {

@@ -81,8 +81,7 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     };
     // A 0 among them is refused like any other number of loops that cannot be.
     let asked = if depths.contains(&0) { Some(0) } else { depths.iter().max().copied() };
-    let loops = common::cache_loops(asked, &config, &defaults);
-    let mut model = common.load(&source, &Options { device: common.device(), loops, ..Options::default() })?;
+    let mut model = common.load(&source, &Options { device: common.device(), loops: asked, ..Options::default() })?;
     // Every prompt is read before any is run.
     let tokens = problems.iter().map(|problem| problem.encode(&model)).collect::<Result<Vec<_>>>()?;
     let bar = progress(common, problems.len() * depths.len());

@@ -48,9 +48,11 @@ impl<'a> Run<'a> {
             seed: 0,
         });
         let own = engine.default_depth();
+        let loops = params.loops.unwrap_or(own.loops);
         let depth = Depth {
-            loops: params.loops.unwrap_or(own.loops),
-            min_loops: params.min_loops.unwrap_or(own.min_loops),
+            loops,
+            // A folder's default gives way to a smaller number of loops; what the caller asks for does not.
+            min_loops: params.min_loops.unwrap_or(own.min_loops.min(loops)),
             exit: params.exit.unwrap_or(own.exit),
         };
         engine.check_prompt(&prompt, depth)?;
