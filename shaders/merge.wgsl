@@ -14,50 +14,24 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> values: array<f32>;
 @group(0) @binding(4) var<storage, read_write> ids: array<u32>;
 
-const LOWEST: f32 = -0x1.fffffep+127;
-
-var<workgroup> best_value: array<f32, WORKGROUP>;
-var<workgroup> best_id: array<u32, WORKGROUP>;
-
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     let first_part = group.x * p.parts;
     let to = group.x * p.values_stride;
-    var last_value = 0.0;
-    var last_id = 0u;
+    var last = Best(LOWEST, NO_ID);
     for (var rank = 0u; rank < p.n; rank++) {
-        var value = LOWEST;
-        var id = 0xffffffffu;
+        var best = Best(LOWEST, NO_ID);
         for (var i = lane.index; i < p.parts * p.n; i += WORKGROUP) {
             let part = first_part + i / p.n;
-            let logit = part_values[part * p.values_stride + 2u + i % p.n];
-            let at = part_ids[part * p.ids_stride + i % p.n];
-            let open = rank == 0u || logit < last_value || (logit == last_value && at > last_id);
-            if (open && (logit > value || (logit == value && at < id))) {
-                value = logit;
-                id = at;
+            let found = Best(part_values[part * p.values_stride + 2u + i % p.n], part_ids[part * p.ids_stride + i % p.n]);
+            if ((rank == 0u || is_better(last, found)) && is_better(found, best)) {
+                best = found;
             }
         }
-        best_value[lane.index] = value;
-        best_id[lane.index] = id;
-        workgroupBarrier();
-        for (var half = WORKGROUP / 2u; half > 0u; half = half / 2u) {
-            if (lane.index < half) {
-                let other = best_value[lane.index + half];
-                let other_id = best_id[lane.index + half];
-                if (other > best_value[lane.index] || (other == best_value[lane.index] && other_id < best_id[lane.index])) {
-                    best_value[lane.index] = other;
-                    best_id[lane.index] = other_id;
-                }
-            }
-            workgroupBarrier();
-        }
-        last_value = best_value[0];
-        last_id = best_id[0];
-        workgroupBarrier(); // before the next rank writes again
+        last = reduce_best(best, lane.index);
         if (lane.index == 0u) {
-            values[to + 2u + rank] = last_value;
-            ids[group.x * p.ids_stride + rank] = last_id;
+            values[to + 2u + rank] = last.value;
+            ids[group.x * p.ids_stride + rank] = last.id;
         }
     }
     var largest = LOWEST;

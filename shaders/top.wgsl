@@ -16,70 +16,45 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> values: array<f32>;
 @group(0) @binding(3) var<storage, read_write> ids: array<u32>;
 
-const LOWEST: f32 = -0x1.fffffep+127; // the lowest finite one
-
-var<workgroup> best_value: array<f32, WORKGROUP>;
-var<workgroup> best_id: array<u32, WORKGROUP>;
-
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     let row = group.x * p.x_stride;
     let to = group.x * ((p.vocab + p.part - 1u) / p.part) + group.y;
     let start = group.y * p.part + lane.index;
     let end = min(p.vocab, (group.y + 1u) * p.part);
-    var last_value = 3.4e38;
-    var last_id = 0u;
-    var first_value = 0.0;
+    var last = Best(LOWEST, NO_ID);
+    var largest = LOWEST;
     var bad = 0.0;
     for (var rank = 0u; rank < p.n; rank++) {
-        // The largest of those that come after the last one found.
-        var value = LOWEST;
-        var id = 0xffffffffu;
+        // The best of those that come after the last one found.
+        var best = Best(LOWEST, NO_ID);
         for (var i = start; i < end; i += WORKGROUP) {
-            let logit = x[row + i];
+            let found = Best(x[row + i], i);
             // Tested on the bits: some drivers take NaN for equal to itself.
-            if ((bitcast<u32>(logit) & 0x7f800000u) == 0x7f800000u) {
+            if ((bitcast<u32>(found.value) & 0x7f800000u) == 0x7f800000u) {
                 bad = 1.0;
             }
-            let open = rank == 0u || logit < last_value || (logit == last_value && i > last_id);
-            if (open && (logit > value || (logit == value && i < id))) {
-                value = logit;
-                id = i;
+            if ((rank == 0u || is_better(last, found)) && is_better(found, best)) {
+                best = found;
             }
         }
-        best_value[lane.index] = value;
-        best_id[lane.index] = id;
-        workgroupBarrier();
-        for (var half = WORKGROUP / 2u; half > 0u; half = half / 2u) {
-            if (lane.index < half) {
-                let other = best_value[lane.index + half];
-                let other_id = best_id[lane.index + half];
-                if (other > best_value[lane.index] || (other == best_value[lane.index] && other_id < best_id[lane.index])) {
-                    best_value[lane.index] = other;
-                    best_id[lane.index] = other_id;
-                }
-            }
-            workgroupBarrier();
-        }
-        last_value = best_value[0];
-        last_id = best_id[0];
+        last = reduce_best(best, lane.index);
         if (rank == 0u) {
-            first_value = last_value;
+            largest = last.value;
         }
-        workgroupBarrier(); // before the next rank writes again
         if (lane.index == 0u) {
-            values[to * p.values_stride + 2u + rank] = last_value;
-            ids[to * p.ids_stride + rank] = last_id;
+            values[to * p.values_stride + 2u + rank] = last.value;
+            ids[to * p.ids_stride + rank] = last.id;
         }
     }
     var part = 0.0;
     for (var i = start; i < end; i += WORKGROUP) {
-        part += exp(x[row + i] - first_value);
+        part += exp(x[row + i] - largest);
     }
     let total = reduce_sum(part, lane);
     let any_bad = reduce_max(bad, lane);
     if (lane.index == 0u) {
-        values[to * p.values_stride] = first_value + log(total);
+        values[to * p.values_stride] = largest + log(total);
         values[to * p.values_stride + 1u] = any_bad;
     }
 }

@@ -53,6 +53,8 @@ pub const fn u32s(name: &'static str) -> Arg {
 pub enum Link {
     /// `Lane`, `reduce_sum`, `reduce_max` over a workgroup.
     Reduce,
+    /// `Best`, `is_better`, `reduce_best`: the largest value of a workgroup with its id.
+    Best,
     /// `team_dot`: a dot product shared by [`Tier::lanes`] threads.
     TeamDot,
     /// `tile`: 4 × 4 dot products of one thread.

@@ -10,6 +10,7 @@ pub fn source(kernel: &dyn AnyKernel, tier: &Tier) -> String {
         text.push_str(match link {
             Link::Reduce if tier.subgroups => include_str!("../../shaders/link/reduce_subgroup.wgsl"),
             Link::Reduce => include_str!("../../shaders/link/reduce_workgroup.wgsl"),
+            Link::Best => include_str!("../../shaders/link/best.wgsl"),
             Link::TeamDot => include_str!("../../shaders/link/team_dot.wgsl"),
             Link::Tile => include_str!("../../shaders/link/tile_direct.wgsl"),
             Link::RopeTurn => include_str!("../../shaders/link/rope_turn.wgsl"),

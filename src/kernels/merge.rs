@@ -19,7 +19,7 @@ params! {
 pub const MERGE: Kernel<Params, 2, 2> = Kernel {
     name: "merge",
     body: include_str!("../../shaders/merge.wgsl"),
-    links: &[Link::Reduce],
+    links: &[Link::Reduce, Link::Best],
     reads: [f32s("part_values"), u32s("part_ids")],
     writes: [f32s("values"), u32s("ids")],
     grid: |p, _| [p.rows as usize, 1, 1],

@@ -27,7 +27,7 @@ pub const PART: usize = 2048;
 pub const TOP: Kernel<Params, 1, 2> = Kernel {
     name: "top",
     body: include_str!("../../shaders/top.wgsl"),
-    links: &[Link::Reduce],
+    links: &[Link::Reduce, Link::Best],
     reads: [f32s("x")],
     writes: [f32s("values"), u32s("ids")],
     grid: |p, _| [p.rows as usize, (p.vocab as usize).div_ceil(p.part as usize), 1],
