@@ -9,6 +9,7 @@ mod files;
 mod goldens;
 mod kernels;
 mod layering;
+mod random;
 mod sampler;
 mod tokenizer;
 mod wgsl;

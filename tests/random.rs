@@ -1,0 +1,111 @@
+//! Models of random weights made in memory: what the golden cases are too small or too tame for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use pollster::block_on;
+use refrain::backend::DeviceOptions;
+use refrain::generate::{Model, Params, Prompt};
+use refrain::model::Options;
+use refrain::model::config::Config;
+use refrain::model::files::Source;
+use refrain::sampler::Sampling;
+use serde_json::{Value, json};
+
+use crate::devices;
+
+/// A small configuration with some fields replaced.
+fn config(changes: &Value) -> Value {
+    let mut config = json!({
+        "vocab_size": 3000, "dim": 16, "n_heads": 2, "n_kv_heads": 1, "max_seq_len": 48, "max_loop_iters": 3,
+        "prelude_layers": 1, "coda_layers": 1, "attn_type": "gqa", "n_experts": 3, "n_shared_experts": 1, "n_experts_per_tok": 2,
+        "expert_dim": 8, "act_threshold": 0.9, "rope_theta": 10000.0, "lora_rank": 2
+    });
+    for (field, value) in changes.as_object().unwrap() {
+        config[field] = value.clone();
+    }
+    config
+}
+
+/// A model of that configuration with random weights of about `scale`, from a fixed seed.
+fn model(changes: &Value, scale: f32) -> Source {
+    let config = config(changes).to_string().into_bytes();
+    let specs = Config::parse("config.json", &config).unwrap().tensors();
+    let (mut header, mut data, mut state) = (serde_json::Map::new(), Vec::<u8>::new(), 1u64);
+    for spec in specs.iter().filter(|spec| !spec.optional) {
+        let start = data.len();
+        for _ in 0..spec.shape.iter().product::<usize>() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let unit = (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0;
+            // Gains near 1, as norms have them; all else around 0.
+            let value = if spec.name.contains("norm") { 1.0 + 0.1 * unit } else { scale * unit };
+            data.extend(value.to_le_bytes());
+        }
+        header.insert(spec.name.clone(), json!({"dtype": "F32", "shape": spec.shape, "data_offsets": [start, data.len()]}));
+    }
+    let header = Value::Object(header).to_string().into_bytes();
+    let weights = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
+    Source::Memory {
+        name: "random".into(),
+        files: vec![("config.json".into(), config.into()), ("model.safetensors".into(), weights.into())],
+    }
+}
+
+fn open(source: &Source, device: DeviceOptions) -> refrain::Result<Model> {
+    block_on(Model::open(source, &Options { device, ..Options::default() }, &mut |_| {}))
+}
+
+/// The tokens of a generation.
+fn tokens(model: &mut Model, sampling: Sampling) -> refrain::Result<Vec<u32>> {
+    let params = Params { max_tokens: Some(24), sampling: Some(sampling), ..Params::default() };
+    let mut generation = model.generate(Prompt::Tokens(vec![5, 2999, 17, 1200]), params)?;
+    let mut tokens = Vec::new();
+    while let Some(step) = block_on(generation.next()) {
+        tokens.push(step?.token);
+    }
+    Ok(tokens)
+}
+
+#[test]
+fn a_seed_gives_the_same_text_on_every_device() {
+    let source = model(&json!({}), 0.6);
+    let warm = Sampling { temperature: 1.2, seed: 11, ..Sampling::default() };
+    // Candidates from the device (one, the best 64 of two parts of the vocabulary), and every logit.
+    let samplings = [
+        Sampling::default(),
+        Sampling { top_k: 40, ..warm },
+        Sampling { top_k: 64, top_p: 0.9, ..warm },
+        Sampling { min_p: 0.05, ..warm },
+        warm,
+    ];
+    let mut expected: Option<Vec<Vec<u32>>> = None;
+    for (device, options) in devices::all() {
+        let mut model = open(&source, options).unwrap();
+        let found: Vec<Vec<u32>> = samplings.iter().map(|sampling| tokens(&mut model, *sampling).unwrap()).collect();
+        assert_ne!(found[1], found[0], "{device}: warm text is not the greedy one");
+        assert_ne!(found[4], tokens(&mut model, Sampling { seed: 12, ..warm }).unwrap(), "{device}: another seed, another text");
+        assert_eq!(&found, expected.get_or_insert_with(|| found.clone()), "{device}");
+    }
+}
+
+#[test]
+fn numbers_that_overflow_are_an_error_and_no_text() {
+    let source = model(&json!({"vocab_size": 40}), 1e30);
+    for (device, options) in devices::all() {
+        let mut model = open(&source, options).unwrap();
+        let mut generation = model.generate(Prompt::Tokens(vec![1, 2, 3]), Params::default()).unwrap();
+        let error = block_on(generation.next()).unwrap().unwrap_err();
+        assert_eq!(error.code(), "non_finite", "{device}: {error}");
+        assert!(block_on(generation.next()).is_none(), "{device}: the stream ends after an error");
+    }
+}
+
+#[test]
+fn a_context_that_the_driver_would_cut_short_is_refused() {
+    let source = model(&json!({"vocab_size": 40, "max_seq_len": 100_000, "dim": 256, "n_heads": 1}), 0.1);
+    let Some(device) = devices::gpu("llvmpipe") else { return };
+    let load = |context| {
+        let options = Options { device: device.clone(), context: Some(context), ..Options::default() };
+        block_on(Model::open(&source, &options, &mut |_| {})).err().map(|error| error.code())
+    };
+    assert_eq!(load(100_000), Some("too_small"));
+    assert_eq!(load(1000), None);
+}
