@@ -27,8 +27,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         let u = sum_at(group.x, t, i);
         squares += u * u;
     }
-    let scale = inverseSqrt(reduce_sum(squares, lane) / f32(p.dim) + p.eps);
+    let mean = reduce_sum(squares, lane) / f32(p.dim);
+    let scale = inverseSqrt(mean + p.eps);
+    let overflow = max(mean - 3.0e38, 0.0); // see rmsnorm.wgsl
     for (var i = lane.index; i < p.dim; i += WORKGROUP) {
-        x[group.x * p.stride + i] = sum_at(group.x, t, i) * scale * gain[i];
+        x[group.x * p.stride + i] = sum_at(group.x, t, i) * scale * gain[i] + overflow;
     }
 }

@@ -19,8 +19,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     for (var i = lane.index; i < p.dim; i += WORKGROUP) {
         squares += x[x_start + i] * x[x_start + i];
     }
-    let scale = inverseSqrt(reduce_sum(squares, lane) / f32(p.dim) + p.eps);
+    let mean = reduce_sum(squares, lane) / f32(p.dim);
+    let scale = inverseSqrt(mean + p.eps);
+    // Squares that overflow must not pass as a row of zeros: the row comes out infinite, and the logits show it.
+    let overflow = max(mean - 3.0e38, 0.0);
     for (var i = lane.index; i < p.dim; i += WORKGROUP) {
-        y[group.x * p.y_stride + i] = x[x_start + i] * scale * gain[i];
+        y[group.x * p.y_stride + i] = x[x_start + i] * scale * gain[i] + overflow;
     }
 }

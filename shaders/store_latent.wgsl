@@ -32,13 +32,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     for (var i = lane.index; i < p.rank; i += WORKGROUP) {
         squares += x[c + i] * x[c + i];
     }
-    let scale = inverseSqrt(reduce_sum(squares, lane) / f32(p.rank) + p.eps);
+    let mean = reduce_sum(squares, lane) / f32(p.rank);
+    let scale = inverseSqrt(mean + p.eps);
+    let overflow = max(mean - 3.0e38, 0.0); // see rmsnorm.wgsl
     if (slot >= p.slots || !cache_has(row)) {
         return;
     }
     let to = cache_start(slot, row.y) + row.z * p.cache_stride;
     for (var i = lane.index; i < p.rank; i += WORKGROUP) {
-        cache[to + i] = x[c + i] * scale * gain[i];
+        cache[to + i] = x[c + i] * scale * gain[i] + overflow;
     }
     for (var n = lane.index; n < p.pairs; n += WORKGROUP) {
         let r = c + p.rank + 2u * n;

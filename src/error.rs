@@ -204,7 +204,7 @@ impl Error {
             Self::NoAdapter { .. } => {
                 "`refrain devices` lists what there is; `--device cpu` works everywhere; `--allow-software` admits software GPUs".into()
             }
-            Self::TooSmall { .. } => "ask for a smaller context, fewer loops or fewer sequences, or use `--device cpu`".into(),
+            Self::TooSmall { .. } => "ask for a smaller context, fewer loops or fewer sequences, or take a device with more memory".into(),
             Self::Gpu { .. } => "update the graphics driver, or use `--device cpu`".into(),
             Self::DeviceLost { .. } => "load the model again".into(),
             Self::NonFinite { .. } => "the weights are damaged, or too large for the precision".into(),

@@ -58,7 +58,7 @@ impl Tokenizer {
             // The vocabulary was checked, but a template writes its special tokens by numbers of its own.
             Ok(encoding) => self.check(encoding.get_ids()).map(<[u32]>::to_vec),
             Err(error) => Err(match self.unknown_word(text) {
-                Some(word) => Error::UnknownWord { known: self.similar(&word), word },
+                Some(word) => Error::UnknownWord { known: self.similar(&word), word: shorten(word) },
                 None => Error::Tokenizer { path: self.path.clone(), reason: format!("cannot encode the text: {error}") },
             }),
         }
@@ -69,7 +69,10 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Token`] for an id past the model's vocabulary, [`Error::Tokenizer`] where the decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.check(ids)?;
+        // The crate's BPE decoder does not stand an empty list.
+        if self.check(ids)?.is_empty() {
+            return Ok(String::new());
+        }
         let fail = |error| Error::Tokenizer { path: self.path.clone(), reason: format!("cannot decode the tokens: {error}") };
         self.inner.decode(ids, true).map_err(fail)
     }
@@ -112,11 +115,32 @@ impl Tokenizer {
     }
 }
 
+/// At most the first 60 characters of a word.
+fn shorten(mut word: String) -> String {
+    if let Some((end, _)) = word.char_indices().nth(60) {
+        word.truncate(end);
+        word.push('…');
+    }
+    word
+}
+
 /// The tokenizer of a file. Version 0.23 of the crate panics at some faults, so they are looked for first: bad JSON inside
-/// "decoder", a damaged "Precompiled" normalizer, a template that uses a special token or a second text that it lacks.
+/// "decoder", a damaged "Precompiled" normalizer, a template that uses a special token or a second text that it lacks, pieces of
+/// length 0, a decoder that strips more than a token may have.
 fn from_json(json: &[u8]) -> tokenizers::Result<tokenizers::Tokenizer> {
     let file: Value = serde_json::from_slice(json)?;
+    for splitter in parts(&file, "pre_tokenizer", "pretokenizers", "FixedLength") {
+        if splitter.get("length").and_then(Value::as_u64) == Some(0) {
+            return Err("the pre_tokenizer FixedLength has length 0".into());
+        }
+    }
+    for decoder in parts(&file, "decoder", "decoders", "Strip") {
+        if let Some(stop) = decoder.get("stop").and_then(Value::as_u64).filter(|stop| *stop > 1) {
+            return Err(format!("the decoder Strip has stop {stop}: at most 1 is supported").into());
+        }
+    }
     for normalizer in parts(&file, "normalizer", "normalizers", "Precompiled") {
+        check_charsmap(normalizer)?;
         // Through text, as the crate does: it does not take a borrowed value.
         serde_json::from_str::<tokenizers::normalizers::Precompiled>(&normalizer.to_string())?;
     }
@@ -133,6 +157,30 @@ fn from_json(json: &[u8]) -> tokenizers::Result<tokenizers::Tokenizer> {
     }
     drop(file);
     tokenizers::Tokenizer::from_bytes(json)
+}
+
+/// Refuses a "Precompiled" map whose first number, the bytes of the trie that follows, does not fit the map: the crate would
+/// allocate that much. Base64 of the first 8 characters holds it.
+fn check_charsmap(normalizer: &Value) -> tokenizers::Result<()> {
+    let map = normalizer.get("precompiled_charsmap").and_then(Value::as_str).unwrap_or_default();
+    if map.is_empty() {
+        return Ok(());
+    }
+    let digit = |c: u8| match c {
+        b'A'..=b'Z' => Some(u64::from(c - b'A')),
+        b'a'..=b'z' => Some(u64::from(c - b'a') + 26),
+        b'0'..=b'9' => Some(u64::from(c - b'0') + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    // 6 characters are 36 bits: the number's 32, first byte lowest, and 4 more.
+    let bits = map.bytes().take(6).try_fold(0u64, |bits, c| Some(bits << 6 | digit(c)?));
+    let trie = bits.map(|bits| u64::from(((bits >> 4) as u32).swap_bytes()));
+    match trie.filter(|trie| map.len() >= 6 && trie.is_multiple_of(4) && trie + 4 <= map.len() as u64 / 4 * 3) {
+        Some(_) => Ok(()),
+        None => Err("the normalizer Precompiled has a damaged map".into()),
+    }
 }
 
 /// The parts of type `kind` of the file's `step`, which may be one part or a sequence, nested, of parts in a `list`.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -193,7 +193,7 @@ fn bad_input_is_one_error_and_status_1() {
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     std::fs::write(path("latin1"), b"a \xe9").unwrap();
     std::fs::write(path("old"), "old").unwrap();
-    let (long, missing, latin1, old) = ("a ".repeat(100_000), path("no/file"), path("latin1"), path("old"));
+    let (long, missing, latin1, old, new) = ("a ".repeat(100_000), path("no/file"), path("latin1"), path("old"), path("new"));
     let ok = ["-p", "a >a ?a"];
     let with = |more: &[&'static str]| [&ok[..], more].concat();
     let cases: Vec<(Vec<&str>, &str, &str)> = vec![
@@ -218,6 +218,9 @@ fn bad_input_is_one_error_and_status_1() {
         (with(&["-m", "hf:owner/name"]), "argument", "Hub"),
         ([&ok[..], &["-o", &missing]].concat(), "file", &missing),
         (vec!["-p", "nonsense", "-o", &old], "unknown_word", "nonsense"),
+        (vec!["-p", "nonsense", "-o", &new], "unknown_word", "nonsense"),
+        (vec!["-f", &old, "-o", &old], "argument", "which this run reads"),
+        (vec!["-f", "/dev/zero"], "format", "at most 16 MiB"),
     ];
     for (args, code, text) in cases {
         let output = fed(&[&["run", "--device", "cpu"], &args[..]].concat(), "");
@@ -228,6 +231,13 @@ fn bad_input_is_one_error_and_status_1() {
         assert_eq!((stdout(&output).as_str(), message.matches("error[").count()), ("", 1), "{shown:?}: {message}");
     }
     assert_eq!(std::fs::read_to_string(path("old")).unwrap(), "old", "a run that fails leaves the file as it was");
+    assert!(!Path::new(&new).exists(), "a run that fails leaves no empty file");
+
+    // Notes and errors that cannot be written are no reason to lose the answer, or to panic.
+    let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let run = |args: &[&str]| command(&[&["run", "--device", "cpu"], args].concat()).stderr(full()).output().unwrap();
+    assert_eq!(run(&["-p", "a >a ?a", "--top-p", "7"]).status.code(), Some(1));
+    assert_eq!(stdout(&run(&["-p", "a >a ?a", "-v"])), "a a a\n");
     let missing = fed(&["run", "--device", "no such device", "-p", "a"], "");
     assert!(missing.status.code() == Some(1) && stderr(&missing).contains("error[no_adapter]"), "{}", stderr(&missing));
     for args in [&["-p", "a", "-i"][..], &["-n", "-1"], &["--format", "yaml"], &["--show", "everything"], &["a >b"]] {

@@ -148,7 +148,19 @@ fn what_is_no_tokenizer_for_this_model_is_refused() {
     // Its number is the template's own, in no vocabulary: only encoding can show it.
     let beyond = Tokenizer::parse("t", template.to_string().replace("<t>", "<s>").as_bytes(), 78).unwrap();
     assert_eq!(beyond.encode("12").unwrap_err().to_string(), "token id 99 is past the vocabulary: expected 0 to 77");
-    let table: [(&[u8], usize, &str); 11] = [
+    let with = |step: &str, part: Value| {
+        let mut tokenizer: Value = serde_json::from_slice(&cups).unwrap();
+        tokenizer[step] = part;
+        tokenizer.to_string().into_bytes()
+    };
+    let strip = with("decoder", json!({"type": "Sequence", "decoders": [{"type": "Strip", "content": "a", "start": 0, "stop": 2}]}));
+    let pieces = with("pre_tokenizer", json!({"type": "FixedLength", "length": 0}));
+    // Its first number promises 4 GiB.
+    let map = with("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "/////wAAAA=="}));
+    let table: [(&[u8], usize, &str); 14] = [
+        (&strip, 78, "Strip has stop 2"),
+        (&pieces, 78, "FixedLength has length 0"),
+        (&map, 78, "Precompiled has a damaged map"),
         (b"", 78, "an empty file"),
         (b"{}", 78, "a fault"),
         (b"<!doctype html>", 78, "an HTML page"),
@@ -167,6 +179,11 @@ fn what_is_no_tokenizer_for_this_model_is_refused() {
         assert!(error.to_string().starts_with("some/tokenizer.json: expected ") && error.to_string().contains(text), "{error}");
     }
     assert!(Tokenizer::parse("t", &cups, 21).is_ok(), "ids 0 to 20 fit");
+
+    // The crate's BPE decoder panics at an empty list.
+    let bpe = Tokenizer::parse("t", &with("decoder", json!({"type": "BPEDecoder", "suffix": "</w>"})), 21).unwrap();
+    assert_eq!(bpe.decode(&[]).unwrap(), "");
+    assert_eq!(TextStream::new(&bpe).push(5).unwrap(), bpe.decode(&[5]).unwrap());
 }
 
 #[test]

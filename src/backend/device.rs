@@ -4,8 +4,8 @@ use crate::backend::gpu;
 use crate::error::{Error, Result};
 use crate::kernel::Tier;
 
-/// The storage binding that every WebGPU device has: 128 MiB. The CPU backend keeps to it too.
-pub(crate) const BASELINE_BINDING: u64 = 128 << 20;
+/// The most bytes of one tensor on the CPU backend: parameters count words in 32 bits.
+pub(crate) const CPU_BINDING: u64 = 4 << 32;
 
 /// What was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

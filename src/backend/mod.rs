@@ -104,7 +104,7 @@ impl Backend {
 
     fn with(engine: Engine, info: DeviceInfo, options: &DeviceOptions) -> Self {
         let (tier, own) = match &engine {
-            Engine::Cpu(_) => (Tier::BASELINE, device::BASELINE_BINDING),
+            Engine::Cpu(_) => (Tier::BASELINE, device::CPU_BINDING),
             Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => (gpu.tier(), gpu.max_binding()),
         };
         let max_bytes = options.max_binding.unwrap_or(own).min(own);
@@ -167,7 +167,7 @@ impl Backend {
         let Some(words) = words else {
             return Err(Error::TooSmall {
                 what: what.to_string(),
-                needed: format!("{} MiB in one binding", (rows as u128 * stride as u128 * 4).div_ceil(1 << 20)),
+                needed: format!("{} KiB in one binding", (rows as u128 * stride as u128 * 4).div_ceil(1 << 10)),
                 available: format!("{} KiB", self.max_words / 256),
             });
         };

@@ -1,6 +1,6 @@
 //! What several commands share: where the model and the device come from, how to print.
 
-use std::io::{IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -82,11 +82,11 @@ impl Common {
         bar.finish_and_clear();
         let model = model?;
         if !self.quiet {
-            model.engine().notes().iter().for_each(|note| eprintln!("note: {note}"));
+            model.engine().notes().iter().for_each(|note| say(&format!("note: {note}")));
         }
         if self.verbose {
-            eprintln!("device: {}", model.engine().device().name);
-            eprintln!("memory: {:.1} MiB on the device", model.engine().allocated_bytes() as f64 / (1 << 20) as f64);
+            say(&format!("device: {}", model.engine().device().name));
+            say(&format!("memory: {:.1} MiB on the device", model.engine().allocated_bytes() as f64 / (1 << 20) as f64));
         }
         Ok(model)
     }
@@ -124,6 +124,54 @@ fn stdout_error(source: std::io::Error) -> Error {
     Error::File { path: "standard output".into(), doing: "write", source }
 }
 
+/// A line on stderr. One that cannot be written is nobody's loss: `eprintln!` would end the program over it.
+pub(super) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// The most bytes of a prompt or a line that are read: more than any context holds.
+const LONGEST_PROMPT: u64 = 16 << 20;
+
+/// Reads text to its end. [`Error::Format`] past 16 MiB: an endless file must not fill the memory.
+pub(super) fn read_text(name: &str, from: impl Read) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = from.take(LONGEST_PROMPT + 1).read_to_end(&mut bytes);
+    read.map_err(|source| Error::File { path: name.into(), doing: "read", source })?;
+    check_length(name, bytes.len())?;
+    Ok(bytes)
+}
+
+/// Reads a line with its end; empty at the end of the text.
+pub(super) fn read_line(name: &str, from: &mut impl BufRead) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = from.take(LONGEST_PROMPT + 1).read_until(b'\n', &mut bytes);
+    read.map_err(|source| Error::File { path: name.into(), doing: "read", source })?;
+    check_length(name, bytes.len())?;
+    Ok(bytes)
+}
+
+fn check_length(name: &str, bytes: usize) -> Result<()> {
+    if bytes as u64 <= LONGEST_PROMPT {
+        return Ok(());
+    }
+    Err(Error::Format { path: name.into(), expected: "a prompt of at most 16 MiB".into(), found: "more".into() })
+}
+
+/// Refuses to write over what the same run reads: the model's files, or one of `inputs`.
+pub(super) fn check_output(option: &str, output: &Path, model: &Source, inputs: &[&Path]) -> Result<()> {
+    let Ok(target) = output.canonicalize() else { return Ok(()) }; // nothing there yet
+    let same = |path: &Path| path.canonicalize().is_ok_and(|path| path == target);
+    let of_model = matches!(model, Source::Folder(folder) if MODEL_FILES.iter().any(|file| same(&folder.join(file))));
+    if !of_model && !inputs.iter().any(|input| same(input)) {
+        return Ok(());
+    }
+    let found = format!("{}, which this run reads", output.display());
+    Err(Error::Argument { name: option.into(), expected: "a file of its own".into(), found })
+}
+
+const MODEL_FILES: [&str; 5] =
+    ["config.json", "generation_config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"];
+
 /// How a report is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Report {
@@ -148,8 +196,8 @@ pub(super) fn thousands(number: u64) -> String {
 
 /// An error on stderr: what, then how to mend it.
 pub(super) fn report(error: &Error) {
-    eprintln!("error[{}]: {error}", error.code());
+    say(&format!("error[{}]: {error}", error.code()));
     if let Some(hint) = error.hint() {
-        eprintln!("  hint: {hint}");
+        say(&format!("  hint: {hint}"));
     }
 }

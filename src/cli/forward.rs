@@ -93,6 +93,10 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     let (config, _) = read_config(&source)?;
     let inputs = Inputs::read(&args.inputs, &config)?;
     let prompt = inputs.prompt(args)?;
+    common::check_output("--out", &args.out, &source, &[&args.inputs])?;
+    if let Some(counters) = &args.counters {
+        common::check_output("--counters", counters, &source, &[&args.inputs])?;
+    }
     let out = Target::new(&args.out)?;
     let counters = args.counters.as_deref().map(Target::new).transpose()?;
     if counters.as_ref().is_some_and(|counters| counters.is_same(&out)) {
@@ -124,7 +128,7 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     }
     let tensors = run.tensors;
     if common.verbose {
-        eprintln!("time: {:.3} s", started.elapsed().as_secs_f64());
+        common::say(&format!("time: {:.3} s", started.elapsed().as_secs_f64()));
     }
     out.write(|file| write_tensors(file, &tensors))?;
     match counters {

@@ -4,7 +4,7 @@
 //! Which of the two it was made for stands in its `generation_config.json`.
 
 use std::fs::File;
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -127,8 +127,11 @@ enum ExitBy {
 
 pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     let prompt = if args.interactive { None } else { Some(read_prompt(args)?) };
-    let mut out = Out::open(args.output.as_deref())?;
     let source = common::source(&args.model)?;
+    if let Some(output) = &args.output {
+        common::check_output("--output", output, &source, args.file.as_deref().as_slice())?;
+    }
+    let mut out = Out::open(args.output.as_deref())?;
     let (config, defaults) = read_config(&source)?;
     let cap = args.depth.loops.or(defaults.n_loops).unwrap_or(config.max_loop_iters);
     let params = params(args, &defaults, common)?;
@@ -182,7 +185,7 @@ impl Task<'_> {
         let (device, tokenizer) = (model.engine().device().name.as_str(), model.tokenizer().ok());
         out.write(&printer.finish(&About { model: self.name, device, prompt: &prompt, loops: self.cap, tokenizer }))?;
         if let Some(summary) = printer.summary().filter(|_| self.verbose) {
-            eprintln!("{summary}");
+            common::say(&summary);
         }
         match failed {
             Some(error) => Err(error),
@@ -196,13 +199,12 @@ impl Task<'_> {
         let typed = std::io::stdin().is_terminal() && std::io::stderr().is_terminal() && !common.quiet;
         loop {
             if typed {
-                eprint!("> ");
+                let _ = write!(std::io::stderr(), "> "); // a prompt that cannot be shown is no error
             }
-            let mut line = Vec::new();
-            let read = std::io::stdin().lock().read_until(b'\n', &mut line);
-            if read.map_err(|source| unreadable(STDIN, source))? == 0 {
+            let line = common::read_line(STDIN, &mut std::io::stdin().lock())?;
+            if line.is_empty() {
                 if typed {
-                    eprintln!();
+                    common::say("");
                 }
                 return Ok(());
             }
@@ -213,7 +215,7 @@ impl Task<'_> {
             };
             match answer {
                 Ok(()) => {}
-                Err(Error::Cancelled) => eprintln!("stopped"),
+                Err(Error::Cancelled) => common::say("stopped"),
                 // There is nowhere to print to, or nothing to compute on: going on would be of no use.
                 Err(error @ (Error::File { .. } | Error::DeviceLost { .. })) => return Err(error),
                 Err(error) => common::report(&error),
@@ -242,7 +244,7 @@ fn params(args: &Args, defaults: &Defaults, common: &Common) -> Result<Params> {
         () => None,
     };
     if let Some(note) = note.filter(|_| !common.quiet) {
-        eprintln!("note: {note}");
+        common::say(&format!("note: {note}"));
     }
     Ok(Params {
         max_tokens: args.max_tokens,
@@ -268,12 +270,11 @@ fn read_prompt(args: &Args) -> Result<Prompt> {
     if let Some(prompt) = &args.prompt {
         return Ok(Prompt::Text(prompt.clone()));
     }
-    let mut bytes = Vec::new();
-    let path = match args.file.as_deref().filter(|path| *path != Path::new("-")) {
+    let (bytes, path) = match args.file.as_deref().filter(|path| *path != Path::new("-")) {
         Some(path) => {
             let name = path.display().to_string();
-            bytes = std::fs::read(path).map_err(|source| unreadable(&name, source))?;
-            name
+            let file = File::open(path).map_err(|source| unreadable(&name, source))?;
+            (common::read_text(&name, file)?, name)
         }
         None if args.file.is_none() && std::io::stdin().is_terminal() => {
             return Err(Error::Argument {
@@ -282,10 +283,7 @@ fn read_prompt(args: &Args) -> Result<Prompt> {
                 found: "none of them".into(),
             });
         }
-        None => {
-            std::io::stdin().lock().read_to_end(&mut bytes).map_err(|source| unreadable(STDIN, source))?;
-            STDIN.to_string()
-        }
+        None => (common::read_text(STDIN, std::io::stdin().lock())?, STDIN.to_string()),
     };
     text(&path, bytes).map(Prompt::Text)
 }
@@ -313,7 +311,7 @@ fn unreadable(path: &str, source: std::io::Error) -> Error {
 /// Where the answer goes.
 enum Out {
     Stdout,
-    File { path: String, file: File, fresh: bool },
+    File { path: PathBuf, file: File, fresh: bool, created: bool },
 }
 
 impl Out {
@@ -321,10 +319,10 @@ impl Out {
     /// something to write.
     fn open(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else { return Ok(Self::Stdout) };
-        let name = path.display().to_string();
+        let created = !path.exists();
         match File::options().write(true).create(true).truncate(false).open(path) {
-            Ok(file) => Ok(Self::File { path: name, file, fresh: true }),
-            Err(source) => Err(Error::File { path: name, doing: "create", source }),
+            Ok(file) => Ok(Self::File { path: path.into(), file, fresh: true, created }),
+            Err(source) => Err(Error::File { path: path.display().to_string(), doing: "create", source }),
         }
     }
 
@@ -332,13 +330,22 @@ impl Out {
         match self {
             Self::Stdout if text.is_empty() => Ok(()),
             Self::Stdout => common::print(text),
-            Self::File { path, file, fresh } => {
+            Self::File { path, file, fresh, .. } => {
                 // A pipe or a device has no length to set.
                 let cut = std::mem::take(fresh) && file.metadata().is_ok_and(|data| data.is_file());
                 let done = if cut { file.set_len(0) } else { Ok(()) };
                 let done = done.and_then(|()| file.write_all(text.as_bytes()));
-                done.map_err(|source| Error::File { path: path.clone(), doing: "write", source })
+                done.map_err(|source| Error::File { path: path.display().to_string(), doing: "write", source })
             }
+        }
+    }
+}
+
+impl Drop for Out {
+    /// A run that fails before it writes leaves no empty file behind.
+    fn drop(&mut self) {
+        if let Self::File { path, fresh: true, created: true, .. } = self {
+            let _ = std::fs::remove_file(path);
         }
     }
 }

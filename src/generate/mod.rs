@@ -56,13 +56,13 @@ impl From<Vec<u32>> for Prompt {
     }
 }
 
-/// How to generate. `None` takes what the model's folder says, else the built-in default.
+/// How to generate. `None` takes what the model's folder says, else the built-in default. The rest does not follow the folder.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Params {
     /// Tokens to generate at most. Asking for more than there is room for is [`Error::Context`]; by default a generation ends at
     /// the model's `max_output_tokens` or at the end of the context, whichever comes first.
     pub max_tokens: Option<usize>,
-    /// How tokens are picked. Greedy by default.
+    /// How tokens are picked. By default as the folder says, else greedy.
     pub sampling: Option<Sampling>,
     /// The most loops of a token.
     pub loops: Option<usize>,
@@ -74,7 +74,8 @@ pub struct Params {
     pub stop: Vec<String>,
     /// Whether to give a step for every prompt token too.
     pub echo: bool,
-    /// Only the prompt's tokens, with the prediction at each; nothing is generated.
+    /// Only the prompt's tokens, with the prediction at each; nothing is generated. [`Model::answer`] sets it; whether the model was
+    /// made for it stands in [`Model::defaults`].
     pub in_place: bool,
 }
 
@@ -132,7 +133,8 @@ pub struct Step {
     pub next: Choice,
 }
 
-/// The steps of one generation, a [`Stream`]. Dropping it cancels the generation and frees its place in the cache.
+/// The steps of one generation, a [`Stream`]. Dropping it cancels the generation and frees its place in the cache. A [`Model`] may
+/// move to another thread, a generation stays on the one that polls it.
 pub struct Generation<'a>(Pin<Box<dyn Stream<Item = Result<Step>> + 'a>>);
 
 impl Generation<'_> {
@@ -234,7 +236,8 @@ impl Model {
                 Err(error) => Some((Err(error), None)),
             }
         });
-        Ok(Generation(Box::pin(steps)))
+        // Fused: a stream that has ended may be asked again.
+        Ok(Generation(Box::pin(steps.fuse())))
     }
 
     /// The predictions at every token of the prompt: how models that answer in place are asked.

@@ -3,7 +3,7 @@
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernel::{Kernel, Link, f32s, u32s};
-use crate::kernels::rmsnorm::inverse_rms;
+use crate::kernels::rmsnorm::normalise;
 use crate::kernels::{EPS, RowList, expect, expect_room, row_info};
 use crate::params;
 use crate::tensor::Tensor;
@@ -26,15 +26,13 @@ pub const INJECT: Kernel<Params, 5, 1> = Kernel {
 
 fn twin(p: &Params, [list, h, e, loop_emb, gain]: [&[f32]; 5], [x]: [&mut [f32]; 1]) {
     let (dim, stride) = (p.dim as usize, p.stride as usize);
+    let mut sums = Vec::with_capacity(dim);
     for row in 0..p.rows as usize {
         let emb = &loop_emb[row_info(list, p.list + row as u32).at_loop * stride..][..dim];
         let (h, e) = (&h[row * stride..][..dim], &e[row * stride..][..dim]);
-        let x = &mut x[row * stride..][..dim];
-        for (((x, h), e), emb) in x.iter_mut().zip(h).zip(e).zip(emb) {
-            *x = h + emb + e;
-        }
-        let scale = inverse_rms(x.iter().copied(), dim, p.eps);
-        x.iter_mut().zip(gain).for_each(|(x, gain)| *x *= scale * gain);
+        sums.clear();
+        sums.extend(h.iter().zip(e).zip(emb).map(|((h, e), emb)| h + emb + e));
+        normalise(&sums, gain, p.eps, &mut x[row * stride..][..dim]);
     }
 }
 

@@ -27,16 +27,18 @@ fn twin(p: &Params, [x, gain]: [&[f32]; 2], [y]: [&mut [f32]; 1]) {
     let dim = p.dim as usize;
     for row in 0..p.rows as usize {
         let x = &x[row * p.x_stride as usize..][..dim];
-        let scale = inverse_rms(x.iter().copied(), dim, p.eps);
-        for ((y, x), gain) in y[row * p.y_stride as usize..].iter_mut().zip(x).zip(gain) {
-            *y = x * scale * gain;
-        }
+        normalise(x, gain, p.eps, &mut y[row * p.y_stride as usize..][..dim]);
     }
 }
 
-/// 1 / sqrt(mean(x²) + ε).
-pub(super) fn inverse_rms(x: impl Iterator<Item = f32>, dim: usize, eps: f32) -> f32 {
-    1.0 / (x.map(|x| x * x).sum::<f32>() / dim as f32 + eps).sqrt()
+/// y = gain · x / sqrt(mean(x²) + ε) of one row. Squares that overflow must not pass as a row of zeros: the row comes out
+/// infinite, and the logits show it.
+pub(super) fn normalise(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32]) {
+    let mean = x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32;
+    let (scale, overflow) = (1.0 / (mean + eps).sqrt(), (mean - 3.0e38).max(0.0));
+    for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
+        *y = x * scale * gain + overflow;
+    }
 }
 
 /// Records y = RMSNorm(x) over the first `gain.cols` columns of the first `rows` rows of x.

@@ -6,7 +6,7 @@
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernel::{Kernel, Link, f32s, u32s};
-use crate::kernels::rmsnorm::inverse_rms;
+use crate::kernels::rmsnorm::normalise;
 use crate::kernels::rope::turn;
 use crate::kernels::{CacheTensor, EPS, RowList, Slot, expect, expect_room, row_info, slot_in_part};
 use crate::params;
@@ -43,10 +43,7 @@ fn twin(p: &Params, [list, angles, x, gain]: [&[f32]; 4], [cache]: [&mut [f32]; 
         let at = (slot * p.sequences as usize + info.sequence) * p.context as usize + info.position;
         let (latent, key) = cache[at * p.cache_stride as usize..][..rank + d].split_at_mut(rank);
         let (c, r) = x[row * p.x_stride as usize + p.x_start as usize..][..rank + d].split_at(rank);
-        let scale = inverse_rms(c.iter().copied(), rank, p.eps);
-        for ((latent, c), gain) in latent.iter_mut().zip(c).zip(gain) {
-            *latent = c * scale * gain;
-        }
+        normalise(c, gain, p.eps, latent);
         turn(r, angles, info.position, key);
     }
 }

@@ -118,7 +118,7 @@ impl Config {
             dim,
             n_heads,
             max_seq_len,
-            max_loop_iters: fields.size("max_loop_iters", 1, 1 << 16)?,
+            max_loop_iters: fields.size("max_loop_iters", 1, 4096)?,
             prelude_layers: fields.size("prelude_layers", 0, 1 << 12)?,
             coda_layers: fields.size("coda_layers", 0, 1 << 12)?,
             attention,

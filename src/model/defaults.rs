@@ -61,8 +61,8 @@ impl Defaults {
             Ok::<_, crate::error::Error>(value.map(|x| x as f32))
         };
         Ok(Self {
-            n_loops: fields.optional_size("n_loops", 1, 1 << 16)?,
-            min_loops: fields.optional_size("min_loops", 0, 1 << 16)?,
+            n_loops: fields.optional_size("n_loops", 1, 4096)?,
+            min_loops: fields.optional_size("min_loops", 0, 4096)?,
             exit,
             in_place: fields.optional_bool("in_place")?,
             max_new_tokens: fields.optional_size("max_new_tokens", 1, i32::MAX as usize)?,

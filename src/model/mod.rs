@@ -352,8 +352,8 @@ impl Sizes {
     }
 }
 
-/// More loops than this are a slip of the finger: loop counts are kept in f32 on the device, and each loop costs a cache slot.
-const MAX_LOOPS: usize = 1 << 16;
+/// More loops than this are a slip of the finger: each costs a slot of the cache and its own dispatches in every plan.
+const MAX_LOOPS: usize = 4096;
 
 /// Refuses sizes that no kernel can hold in its shared memory.
 fn check_kernels(config: &Config) -> Result<()> {
