@@ -19,6 +19,7 @@ mod needs;
 mod recurrent;
 mod rows;
 mod sequence;
+mod sizes;
 mod trace;
 mod work;
 
@@ -35,7 +36,7 @@ use crate::kernels::embed::embed;
 use crate::kernels::linear::{Into, linear};
 use crate::kernels::rmsnorm::rmsnorm;
 use crate::kernels::top::{Parts, top};
-use crate::kernels::{CacheTensor, MAX_EXPERTS, RowList, Slot, attention as attention_kernel, recur as recur_kernel};
+use crate::kernels::{CacheTensor, RowList, Slot};
 use crate::tensor::{Segmented, Tensor};
 use attention::Step;
 use block::Block;
@@ -45,6 +46,7 @@ use ffn::{Dense, Ffn};
 use files::{Source, Weights};
 use loader::Loader;
 use recurrent::Recurrent;
+use sizes::{Sizes, check_driver, check_kernels};
 use work::Work;
 
 /// Positions of a sequence where nothing else is asked for (or the model's own limit, if that is smaller).
@@ -317,86 +319,6 @@ pub fn spectral_radius(weights: &Weights, config: &Config) -> Result<f32> {
     let log_a = weights.read("recurrent.injection.log_A", &[config.dim])?;
     let log_dt = weights.read("recurrent.injection.log_dt", &[1])?;
     Ok(recurrent::decay(&log_a, log_dt[0]).into_iter().fold(0.0, f32::max))
-}
-
-/// The sizes that options and defaults come to.
-struct Sizes {
-    context: usize,
-    loops: usize,
-    sequences: usize,
-    chunk: usize,
-}
-
-impl Sizes {
-    fn choose(config: &Config, defaults: &Defaults, options: &Options) -> Result<Self> {
-        let at_least_1 = |name: &str, value: usize, most: usize| {
-            if (1..=most).contains(&value) {
-                return Ok(value);
-            }
-            Err(Error::Argument { name: name.into(), expected: format!("1 to {most}"), found: value.to_string() })
-        };
-        let context = options.context.unwrap_or(config.max_seq_len.min(DEFAULT_CONTEXT));
-        if context > config.max_seq_len {
-            return Err(Error::Context { asked: context, limit: config.max_seq_len, of: "max_seq_len" });
-        }
-        let loops = options.loops.or(defaults.n_loops).unwrap_or(config.max_loop_iters);
-        if !(1..=MAX_LOOPS).contains(&loops) {
-            return Err(Error::Loops { asked: loops, limit: MAX_LOOPS });
-        }
-        Ok(Self {
-            context: at_least_1("context", context, config.max_seq_len)?,
-            loops,
-            sequences: at_least_1("sequences", options.sequences.unwrap_or(1), 1 << 16)?,
-            chunk: at_least_1("chunk", options.chunk.unwrap_or(DEFAULT_CHUNK), 1 << 14)?,
-        })
-    }
-}
-
-/// More loops than this are a slip of the finger: each costs a slot of the cache and its own dispatches in every plan.
-const MAX_LOOPS: usize = 4096;
-
-/// Refuses sizes that no kernel can hold in its shared memory.
-fn check_kernels(config: &Config) -> Result<()> {
-    let (key, value) = key_and_value(config);
-    let limits = [
-        ("an attention key", key, attention_kernel::MAX_KEY),
-        ("an attention value", value, attention_kernel::MAX_VALUE),
-        ("the router's choice", config.n_experts, MAX_EXPERTS),
-        ("the LoRA rank", config.lora_rank, recur_kernel::MAX_RANK),
-    ];
-    for (what, needed, available) in limits {
-        if needed > available {
-            return Err(Error::TooSmall {
-                what: what.into(),
-                needed: format!("{needed} numbers of shared memory"),
-                available: format!("room for {available}"),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Refuses a context over which a driver would end the attention shader before its time and leave wrong numbers.
-fn check_driver(config: &Config, sizes: &Sizes, backend: &Backend) -> Result<()> {
-    let Some(limit) = backend.info().adapter.as_ref().and_then(|adapter| adapter.max_rounds) else { return Ok(()) };
-    let (key, value) = key_and_value(config);
-    let needed = attention_kernel::rounds(key, value, sizes.context, &backend.tier());
-    if needed <= limit {
-        return Ok(());
-    }
-    Err(Error::TooSmall {
-        what: format!("attention over {} positions on {}", sizes.context, backend.info().name),
-        needed: format!("{needed} rounds of a shader's loops"),
-        available: format!("a driver that ends a shader after {limit}"),
-    })
-}
-
-/// Numbers of a head's key and value, as attention sees them.
-fn key_and_value(config: &Config) -> (usize, usize) {
-    match config.attention {
-        config::Attention::Gqa { head_dim, .. } => (head_dim, head_dim),
-        config::Attention::Mla { kv_lora_rank, rope, .. } => (kv_lora_rank + rope, kv_lora_rank),
-    }
 }
 
 impl Net {

@@ -2,7 +2,8 @@
 
 use super::config::{Attention, Config};
 use super::defaults::Defaults;
-use super::{Options, Sizes, check_kernels, work};
+use super::sizes::{Sizes, check_kernels};
+use super::{Options, work};
 use crate::error::{Error, Result};
 use crate::tensor::stride;
 
