@@ -56,11 +56,6 @@ impl Segmented {
     pub fn parts(&self) -> impl Iterator<Item = (usize, &Tensor)> {
         self.parts.iter().enumerate().map(|(i, part)| (i * self.part_rows, part))
     }
-
-    /// Words of all parts, padding included.
-    pub fn words(&self) -> usize {
-        self.parts.iter().map(Tensor::words).sum()
-    }
 }
 
 /// The row stride for `cols` words: the next multiple of 4.

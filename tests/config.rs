@@ -233,7 +233,7 @@ fn the_rope_table_is_that_of_the_package() {
     let mut value = json_of("tests/golden/gqa_tiny");
     value["max_seq_len"] = json!(4096);
     let config = parse(&value).unwrap();
-    let table = config.rope_table();
+    let table = config.rope_rows(0, config.max_seq_len);
     assert_eq!(table.len(), 4096 * 8 * 2);
     let expected = [
         (0, 0, 1.0, 0.0),

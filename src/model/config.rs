@@ -252,13 +252,8 @@ impl Config {
         row
     }
 
-    /// The RoPE table of every position, laid out (max_seq_len, rope_dim / 2, [cos, sin]): entry (pos, i) holds the cosine
-    /// and the sine of pos · rope_theta^(−2i / rope_dim). See [`Config::rope_rows`] for a part of it.
-    pub fn rope_table(&self) -> Vec<f32> {
-        self.rope_rows(0, self.max_seq_len)
-    }
-
-    /// `count` rows of the RoPE table from position `first` on, laid out (count, rope_dim / 2, [cos, sin]).
+    /// `count` rows of the RoPE table from position `first` on, laid out (count, rope_dim / 2, [cos, sin]): entry (pos, i) holds
+    /// the cosine and the sine of pos · rope_theta^(−2i / rope_dim).
     ///
     /// The frequency and the angle are rounded to f32 where PyTorch rounds them, then sine and cosine are taken in f64: at
     /// position 4000 one unit in the last place of an angle is already 2e-4. The package's table is met within 2e-7.
