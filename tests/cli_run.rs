@@ -335,6 +335,7 @@ fn a_sweep_counts_right_answers_by_loops_and_hops() {
     let list = |key: &str| lines.iter().map(|line| line[key].clone()).collect::<Vec<_>>();
     assert_eq!(list("problem"), [0, 1, 0, 1]);
     assert_eq!(list("loops"), [2, 2, 32, 32]);
+    assert_eq!(Value::from(list("hops")), serde_json::json!([[3, 0], [1], [3, 0], [1]]));
     assert_eq!(Value::from(list("correct")), serde_json::json!([[false, true], [false], [true, true], [false]]));
     assert_eq!(Value::from(list("loops_used")), serde_json::json!([[2, 1], [2], [4, 1], [2]]));
     assert_eq!(lines[2]["predicted"], serde_json::json!(["d", "d"]));
@@ -343,7 +344,7 @@ fn a_sweep_counts_right_answers_by_loops_and_hops() {
     let text = said(&["sweep", "-m", "follow", path, "--loops", "2,32"], "");
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     assert!(text.starts_with("2 problems with 3 queries on CPU"), "{text}");
-    for row in [&["loops", "all", "0", "1", "3", "ms"][..], &["queries", "3", "1", "1", "1"], &["32", "2.3", "1.0", "2.0", "4.0"]] {
+    for row in [&["loops", "all", "0", "1", "3", "ms"][..], &["queries", "3", "1", "1", "1"], &["32", "2.3", "1.0", "2.0", "4.0", "1.00"]] {
         assert!(rows.iter().any(|found| found == row), "expected {row:?} in\n{text}");
     }
     for row in [["2", "33", "100", "0", "0"], ["32", "66", "100", "0", "100"]] {
@@ -361,6 +362,45 @@ fn a_sweep_counts_right_answers_by_loops_and_hops() {
     }
     let timeless = |text: &str| text.lines().map(|line| line.split_once(",\"ms\"").unwrap().0.to_string()).collect::<Vec<_>>();
     assert_eq!(timeless(&named), timeless(&found));
+}
+
+#[test]
+fn a_sweep_ranks_loops_against_hops() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("task.jsonl");
+    // TASK's queries are 3, 0 and 1 arrows deep: they take 4, 1 and 2 loops, and with 2 loops at most 2, 1 and 2. By rank:
+    // 3 1 2, and 2.5 1 2.5; with 1 loop at most, all the same. What the file calls hops is free.
+    let ranked = |hops: &[&str]| {
+        let mut lines: Vec<Value> = json_lines(&TASK.replace("\n\n", "\n"));
+        lines.truncate(hops.len());
+        for (line, hops) in lines.iter_mut().zip(hops) {
+            line["hops"] = serde_json::from_str(hops).unwrap();
+        }
+        std::fs::write(&file, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+        let text = said(&["sweep", "-m", "follow", file.to_str().unwrap(), "--loops", "1,2,32"], "");
+        let rows: Vec<String> = text.lines().filter_map(|line| line.split_whitespace().last()).map(String::from).collect();
+        rows[rows.len() - 4..].to_vec()
+    };
+    // Ranks 3 1 2 less the mean: 1 -1 0, the loops' 0.5 -1 0.5: 1.5 / √(2 · 1.5) = 0.866…, cut off.
+    assert_eq!(ranked(&["[3, 0]", "[1]"]), ["Spearman", "–", "0.86", "1.00"]);
+    // The other way round.
+    assert_eq!(ranked(&["[0, 3]", "[1]"]), ["Spearman", "–", "-0.86", "-1.00"]);
+    // Ranks 1.5 1.5 3 less the mean: -0.5 -0.5 1, the loops' 0.5 -1 0.5: 0.75 / 1.5; and 1 -1 0: 0.
+    assert_eq!(ranked(&["[0, 0]", "[9]"]), ["Spearman", "–", "0.50", "0.00"]);
+    // All hops the same; one query; hops known of some problems only, and only those count.
+    assert_eq!(ranked(&["[2, 2]", "[2]"]), ["Spearman", "–", "–", "–"]);
+    assert_eq!(ranked(&["null", "[1]"]), ["Spearman", "–", "–", "–"]);
+    assert_eq!(ranked(&["[3, 0]", "null"]), ["Spearman", "–", "1.00", "1.00"]);
+    assert!(!ranked(&["null", "null"]).contains(&"Spearman".to_string()), "no hops, no column");
+
+    let lines = json_lines(&said(&["sweep", "-m", "follow", file.to_str().unwrap(), "--format", "jsonl"], ""));
+    assert!(lines.iter().all(|line| line.get("hops").is_none()));
+    // Many queries, counted in words and in the table.
+    let many = format!("{}\n", TASK.lines().next().unwrap()).repeat(600);
+    std::fs::write(&file, many).unwrap();
+    let text = said(&["sweep", "-m", "follow", file.to_str().unwrap(), "--loops", "1"], "");
+    assert!(text.starts_with("600 problems with 1,200 queries on CPU"), "{text}");
+    assert!(text.lines().any(|line| line.split_whitespace().eq(["queries", "1,200", "600", "600"])), "{text}");
 }
 
 #[test]

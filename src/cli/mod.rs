@@ -12,9 +12,12 @@ mod forward;
 mod inspect;
 mod paint;
 mod problems;
+mod rank;
+mod results;
 mod run;
 mod show;
 mod sweep;
+mod table;
 
 use std::process::ExitCode;
 
