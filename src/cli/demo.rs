@@ -1,6 +1,8 @@
-//! `refrain` alone: the shipped models solve problems that come with them, first with too few loops and then with enough.
+//! `refrain` alone: each shipped model solves a problem that came with it, first with too few loops and then with enough.
 //!
-//! It is also a self-test: every answer at full depth must be right, or it ends with [`Error::WrongAnswer`].
+//! It is also a self-test: every answer at the model's own number of loops must be right, or it ends with [`Error::WrongAnswer`].
+
+use std::collections::BTreeSet;
 
 use super::common::{self, Common};
 use super::paint::{self, Cell, Paint};
@@ -10,12 +12,12 @@ use crate::generate::{Halt, Model};
 use crate::model::Options;
 
 /// Loops that are too few for a deep problem.
-const FEW: usize = 4;
+const DEEP: usize = 8;
 
-/// The most questions of a problem of a model that answers at the end.
-const QUESTIONS: usize = 4;
+/// Depths of its questions, at least, so that some are easy.
+const DEPTHS: usize = 3;
 
-/// Tokens of the problem of a model that answers at every token.
+/// Tokens of the problem of a model that answers at every token: as many as go into one line.
 const CHAIN: usize = 12;
 
 /// What the shipped models do.
@@ -41,7 +43,7 @@ pub(super) fn main(common: &Common) -> Result<()> {
             common::print(&head(&model, paint))?;
         }
         common::print(&format!("\n{}: {about}\n", paint.bold(name)))?;
-        for problem in samples(problems::of(&source)?) {
+        if let Some(problem) = sample(problems::of(&source)?) {
             let failed = show(&mut model, &problem, paint)?;
             wrong = wrong.or(failed);
         }
@@ -54,78 +56,96 @@ pub(super) fn main(common: &Common) -> Result<()> {
 
 fn head(model: &Model, paint: Paint) -> String {
     let title = format!("refrain {}", env!("CARGO_PKG_VERSION"));
-    let sample = |text: &str, loops, exit| paint.token(text, loops, exit);
     format!(
-        "{} on {}\n{} looped 7 times, {} once, {} was cut off after {FEW} loops.\n\
-         Below a question stands the answer: {} is right, {} is wrong and should be b.\n",
+        "{} on {}\n\
+         Each model solves a problem with more and more loops: {} is right, {} is wrong.\n\
+         Below, the prompt as the last line solved it: {} looped 7 times, {} once.\n",
         paint.bold(&title),
         model.engine().device().name,
-        sample("word", 7, Halt::Halted),
-        paint.plain("word", 1),
-        sample("word", FEW, Halt::Max),
         paint.verdict("b✓".into(), true),
-        paint.verdict("a✗b".into(), false)
+        paint.verdict("a✗".into(), false),
+        paint.token("word", 7, Halt::Halted),
+        paint.plain("word", 1),
     )
 }
 
-/// Of the problems with a few questions that few loops cannot solve, the shortest and the deepest. Where every token is a
-/// question, one problem shows every depth: the first with [`CHAIN`] tokens of which each is harder than the one before.
-fn samples(problems: Vec<Problem>) -> Vec<Problem> {
-    let deepest = |problem: &Problem| problem.hops.iter().flatten().copied().max().unwrap_or(0);
-    let mut deep: Vec<Problem> = problems.into_iter().filter(|problem| deepest(problem) >= FEW && problem.queries > 1).collect();
-    let words = |problem: &Problem| problem.prompt.split_whitespace().count();
-    let everywhere = deep.iter().all(|problem| problem.queries == words(problem));
-    if everywhere {
-        deep.retain(|problem| words(problem) == CHAIN && deepest(problem) + 1 == CHAIN);
-        deep.truncate(1);
-        return deep;
-    }
-    deep.retain(|problem| problem.queries <= QUESTIONS);
-    let shortest = deep.iter().min_by_key(|problem| words(problem)).cloned();
-    // Ties to the shortest.
-    let hardest = deep.iter().max_by_key(|problem| (deepest(problem), std::cmp::Reverse(words(problem)))).cloned();
-    shortest.into_iter().chain(hardest).collect()
+/// The problem to show: one that [`DEEP`] loops cannot solve, with questions of at least [`DEPTHS`] depths, the shortest of
+/// those. Where every token is a question it is one with [`CHAIN`] tokens of which each is harder than the one before. The
+/// deepest where there is no such problem.
+fn sample(problems: Vec<Problem>) -> Option<Problem> {
+    let hops = |problem: &Problem| problem.hops.clone().unwrap_or_default();
+    let rank = |problem: &Problem| {
+        let (tokens, deepest) = (problem.prompt.split_whitespace().count(), hops(problem).into_iter().max().unwrap_or(0));
+        let chain = problem.queries == tokens && tokens == CHAIN && deepest + 1 == CHAIN;
+        let depths = hops(problem).into_iter().collect::<BTreeSet<_>>().len();
+        // The first is 0 for every deep problem, and least for the deepest where there is none.
+        (DEEP.saturating_sub(deepest), !chain, depths < DEPTHS, tokens)
+    };
+    problems.into_iter().min_by_key(rank)
 }
 
-/// Solves a problem with few loops and with all; gives the error if it is wrong then.
+/// Solves a problem with more and more loops until every answer is right; gives the error if not all are at full depth.
 fn show(model: &mut Model, problem: &Problem, paint: Paint) -> Result<Option<Error>> {
     let tokens = problem.encode(model)?;
     let all = model.engine().default_depth().loops;
-    let mut failed = None;
-    for loops in [FEW, all] {
+    let mut tries: Vec<(usize, Solution)> = Vec::new();
+    for loops in problems::doublings(2, all) {
         let solution = problem.solve(model, &tokens, loops)?;
-        let right = solution.right(problem);
-        let mut line = format!("at most {loops} loops: {} of {} right", right.iter().filter(|right| **right).count(), problem.queries);
-        if loops == all {
-            let deepest = solution.queries(problem).map(|(step, _)| step.loops).max().unwrap_or(0);
-            line.push_str(&format!(", the hardest after {deepest} loops"));
-            if right.contains(&false) {
-                failed = Some(Error::WrongAnswer {
-                    problem: problem.place.clone(),
-                    expected: problem.answers.join(" "),
-                    found: solution.queries(problem).map(|(_, said)| said).collect::<Vec<_>>().join(" "),
-                });
-            }
+        let solved = !solution.right(problem).contains(&false);
+        tries.push((loops, solution));
+        if solved {
+            break;
         }
-        common::print(&format!("\n  {line}\n{}", paint::rows(&cells(problem, &tokens, &solution, model, paint), 2)))?;
     }
-    Ok(failed)
+    common::print(&paint::rows(&ladder(problem, &tries, paint), 2))?;
+    let Some((loops, last)) = tries.pop() else { return Ok(None) };
+    common::print(&format!("\n{}", paint::rows(&prompt(problem, &last, paint), 2)))?;
+    // What a model says by default is what the self-test is about.
+    let full = if loops == all { last } else { problem.solve(model, &tokens, all)? };
+    Ok(full.right(problem).contains(&false).then(|| Error::WrongAnswer {
+        problem: problem.place.clone(),
+        expected: problem.answers.join(" "),
+        found: full.queries(problem).map(|(_, said)| said).collect::<Vec<_>>().join(" "),
+    }))
 }
 
-/// The prompt's tokens, each answer with its verdict below its question; where it is wrong, the right one behind it.
-fn cells(problem: &Problem, tokens: &[u32], solution: &Solution, model: &Model, paint: Paint) -> Vec<(Cell, Cell)> {
-    let first = tokens.len() - problem.queries;
+/// A line a number of loops, a column a question.
+fn ladder(problem: &Problem, tries: &[(usize, Solution)], paint: Paint) -> Vec<Vec<Cell>> {
+    let mut loops = vec![Cell::from("loops".to_string())];
+    let mut right = vec![Cell::from(" right ".to_string())];
+    let mut questions: Vec<Vec<Cell>> = Vec::new();
+    for (number, solution) in tries {
+        let verdicts = solution.right(problem);
+        // The colour that this many loops have in the prompt.
+        loops.push(paint.plain(&format!("{number:>5}"), *number));
+        let count = verdicts.iter().filter(|right| **right).count();
+        right.push(format!("{:>6} ", format!("{count}/{}", verdicts.len())).into());
+        questions.resize(verdicts.len(), Vec::new());
+        for ((column, right), (step, said)) in questions.iter_mut().zip(verdicts).zip(solution.queries(problem)) {
+            if column.is_empty() {
+                column.push(paint::visible(&step.text).into());
+            }
+            column.push(paint.verdict(format!("{said}{}", if right { "✓" } else { "✗" }), right));
+        }
+    }
+    [loops, right].into_iter().chain(questions).collect()
+}
+
+/// The prompt's tokens with their loops, each answer with its verdict below its question; where it is wrong, the right one
+/// behind it.
+fn prompt(problem: &Problem, solution: &Solution, paint: Paint) -> Vec<[Cell; 2]> {
+    let first = solution.steps.len() - problem.queries;
     let verdicts = solution.queries(problem).zip(&problem.answers).map(|((_, said), answer)| match said == answer.trim() {
         true => paint.verdict(format!("{said}✓"), true),
         false => paint.verdict(format!("{said}✗{answer}"), false),
     });
     let below = std::iter::repeat_n(Cell::default(), first).chain(verdicts);
     let above = solution.steps.iter().map(|step| {
-        let name = model.tokenizer().ok().and_then(|tokenizer| tokenizer.text(step.token)).unwrap_or_default();
+        let name = paint::visible(&step.text);
         match step.loops {
             1 if step.exit == Halt::Halted => paint.plain(&name, 1),
             loops => paint.token(&name, loops, step.exit),
         }
     });
-    above.zip(below).collect()
+    above.zip(below).map(<[Cell; 2]>::from).collect()
 }

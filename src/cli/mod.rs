@@ -27,7 +27,7 @@ use crate::error::Error;
 
 /// Runs looped transformers on any GPU, or on the CPU: hard tokens get more loops, easy ones fewer.
 ///
-/// Without a command it solves sample problems with the shipped model and shows how often each token looped.
+/// Without a command each shipped model solves a problem with more and more loops, and shows how often each token looped.
 #[derive(Debug, Parser)]
 #[command(name = "refrain", version, about, long_about, max_term_width = 120)]
 struct Cli {

@@ -1,4 +1,4 @@
-//! Loop counts for people: a colour for each count, the count beside the token, and tokens in rows with something below each.
+//! Loop counts for people: a colour for each count, the count beside the token, and columns of them.
 //!
 //! The colours are cividis (Nuñez, Anderton and Renslow 2018), which looks the same to nearly all eyes, in 24 bits: dark blue is
 //! 1 loop, yellow the cap. The scale is logarithmic, since doubling the loops doubles the problems' depth. Without colour, the
@@ -91,36 +91,40 @@ fn escape(c: char) -> String {
     if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
 }
 
-/// Cells side by side with another cell below each, in columns of their own widths, in as many lines as [`COLUMNS`] asks for.
-/// A line of cells with nothing below it stands alone.
-pub(super) fn rows(cells: &[(Cell, Cell)], indent: usize) -> String {
+/// Columns of cells, each as wide as its widest, side by side in as many blocks of lines as [`COLUMNS`] asks for. A line with
+/// nothing in it is left out.
+pub(super) fn rows(columns: &[impl AsRef<[Cell]>], indent: usize) -> String {
     let mut text = String::new();
-    let mut rest = cells;
+    let mut rest = columns;
     while !rest.is_empty() {
         let mut used = indent;
-        let fits = rest.iter().take_while(|(upper, lower)| {
-            used += upper.width.max(lower.width) + 1;
+        let fits = rest.iter().take_while(|column| {
+            used += width(column.as_ref()) + 1;
             used <= COLUMNS + 1
         });
-        let (line, more) = rest.split_at(fits.count().max(1));
+        let (block, more) = rest.split_at(fits.count().max(1));
         rest = more;
-        let lower = line.iter().any(|(_, lower)| lower.width > 0);
-        text.push_str(&row(line, indent, |(upper, _)| upper));
-        if lower {
-            text.push_str(&row(line, indent, |(_, lower)| lower));
-        }
+        let lines = block.iter().map(|column| column.as_ref().len()).max().unwrap_or(0);
+        (0..lines).for_each(|line| text.push_str(&row(block, line, indent)));
     }
     text
 }
 
-fn row(line: &[(Cell, Cell)], indent: usize, which: impl Fn(&(Cell, Cell)) -> &Cell) -> String {
+/// One line of a block; no text where there is nothing in it.
+fn row(block: &[impl AsRef<[Cell]>], line: usize, indent: usize) -> String {
     let mut text = " ".repeat(indent);
-    for pair in line {
-        let (cell, width) = (which(pair), pair.0.width.max(pair.1.width));
+    let mut something = false;
+    for column in block.iter().map(AsRef::as_ref) {
+        let cell = column.get(line).cloned().unwrap_or_default();
+        something |= cell.width > 0;
         text.push_str(&cell.text);
-        text.extend(std::iter::repeat_n(' ', width - cell.width + 1));
+        text.extend(std::iter::repeat_n(' ', width(column) - cell.width + 1));
     }
-    format!("{}\n", text.trim_end())
+    if something { format!("{}\n", text.trim_end()) } else { String::new() }
+}
+
+fn width(column: &[Cell]) -> usize {
+    column.iter().map(|cell| cell.width).max().unwrap_or(0)
 }
 
 /// Where a count lies between 1 and the cap, on a logarithmic scale.

@@ -75,6 +75,12 @@ pub(super) fn of(source: &Source) -> Result<Vec<Problem>> {
     }
 }
 
+/// Numbers of loops to ask a problem with: the first, twice that and so on, and the last.
+pub(super) fn doublings(first: usize, last: usize) -> Vec<usize> {
+    let powers = std::iter::successors(Some(first), |n: &usize| n.checked_mul(2)).take_while(|n| *n < last);
+    powers.chain([last]).collect()
+}
+
 impl Problem {
     /// The prompt's tokens; [`Error::Format`] with the place where the model cannot read it, or where there are fewer than
     /// queries.

@@ -116,10 +116,10 @@ impl<'a> Printer<'a> {
     }
 
     /// A token of the prompt with the prediction below it.
-    fn column(&self, step: &Step, about: &About) -> (paint::Cell, paint::Cell) {
+    fn column(&self, step: &Step, about: &About) -> [paint::Cell; 2] {
         let text = about.tokenizer.filter(|_| !self.style.ids).and_then(|tokenizer| tokenizer.text(step.token));
         let name = text.map_or_else(|| step.token.to_string(), |text| paint::visible(&text));
-        (self.style.paint.token(&name, step.loops, step.exit), self.name(&step.next).into())
+        [self.style.paint.token(&name, step.loops, step.exit), self.name(&step.next).into()]
     }
 
     fn name(&self, choice: &Choice) -> String {

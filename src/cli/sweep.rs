@@ -80,7 +80,7 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     }
     let (config, defaults) = read_config(&source)?;
     let depths = match args.loops.is_empty() {
-        true => doublings(defaults.n_loops.unwrap_or(config.max_loop_iters)),
+        true => problems::doublings(1, defaults.n_loops.unwrap_or(config.max_loop_iters)),
         false => args.loops.clone(),
     };
     // A 0 among them is refused like any other number of loops that cannot be.
@@ -138,12 +138,6 @@ fn task(args: &Args) -> Result<(Source, Vec<Problem>)> {
         (None, None) => Source::folder(".")?,
     };
     Ok((source, problems))
-}
-
-/// 1, 2, 4, … and the last.
-fn doublings(last: usize) -> Vec<usize> {
-    let powers = std::iter::successors(Some(1), |n: &usize| n.checked_mul(2)).take_while(|n| *n < last);
-    powers.chain([last]).collect()
 }
 
 fn progress(common: &Common, total: usize) -> ProgressBar {
