@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use refrain::shipped::NAMES;
 use serde_json::Value;
 
 use crate::devices;
@@ -85,7 +86,7 @@ fn answers_are_the_same_text_on_every_device() {
 fn alone_it_fails_with_few_loops_and_is_right_with_many() {
     let text = said(&[], "");
     assert!(text.starts_with("refrain 0.1.0 on CPU"), "{text}");
-    for model in ["follow", "cups"] {
+    for model in NAMES {
         let (_, part) = text.split_once(&format!("\n{model}: ")).unwrap();
         let mut blocks = part.split("\n\n");
         let ladder: Vec<Vec<&str>> = blocks.next().unwrap().lines().map(|line| line.split_whitespace().collect()).collect();
@@ -166,7 +167,7 @@ fn a_generation_obeys_its_options() {
 
 #[test]
 fn loops_are_shown_as_the_package_counts_them() {
-    for model in ["follow", "cups"] {
+    for model in NAMES {
         let problems = &problems(model)[..25];
         let prompts: String = problems.iter().map(|problem| format!("{}\n", problem["prompt"].as_str().unwrap())).collect();
         let text = said(&["run", "-m", model, "-i", "--show", "loops"], &prompts);
@@ -216,7 +217,7 @@ fn bad_input_is_one_error_and_status_1() {
     std::fs::write(path("latin1"), b"a \xe9").unwrap();
     std::fs::write(path("old"), "old").unwrap();
     let (long, missing, latin1, old, new) = ("a ".repeat(100_000), path("no/file"), path("latin1"), path("old"), path("new"));
-    let ok = ["-p", "a >a ?a"];
+    let (ok, names) = (["-p", "a >a ?a"], format!("a shipped model ({})", NAMES.join(", ")));
     let with = |more: &[&'static str]| [&ok[..], more].concat();
     let cases: Vec<(Vec<&str>, &str, &str)> = vec![
         (vec!["-p", "a >b ?ä"], "unknown_word", "\"?ä\""),
@@ -236,7 +237,7 @@ fn bad_input_is_one_error_and_status_1() {
         (with(&["--temp", "NaN"]), "argument", "temperature"),
         (with(&["--top-p", "0"]), "argument", "top_p"),
         (with(&["--min-p", "1"]), "argument", "min_p"),
-        (with(&["-m", "no-such-model"]), "argument", "follow, cups"),
+        (with(&["-m", "no-such-model"]), "argument", &names),
         (with(&["-m", "hf:owner/name"]), "argument", "Hub"),
         ([&ok[..], &["-o", &missing]].concat(), "file", &missing),
         (vec!["-p", "nonsense", "-o", &old], "unknown_word", "nonsense"),

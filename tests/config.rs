@@ -3,16 +3,14 @@
 
 use refrain::model::config::{Attention, Config};
 use refrain::model::defaults::{Defaults, Exit};
+use refrain::shipped::NAMES;
 use serde_json::{Value, json};
 
-const MODELS: [&str; 6] = [
-    "tests/golden/gqa_tiny",
-    "tests/golden/gqa_odd",
-    "tests/golden/mla_tiny",
-    "tests/golden/mla_bias",
-    "examples/models/follow",
-    "examples/models/cups",
-];
+/// Model folders: golden cases and the shipped models.
+fn models() -> Vec<String> {
+    let golden = ["gqa_tiny", "gqa_odd", "mla_tiny", "mla_bias"].map(|name| format!("tests/golden/{name}"));
+    golden.into_iter().chain(NAMES.map(|name| format!("examples/models/{name}"))).collect()
+}
 
 fn json_of(model: &str) -> Value {
     let path = format!("{}/{model}/config.json", env!("CARGO_MANIFEST_DIR"));
@@ -153,13 +151,21 @@ fn what_need_not_be_there_is_not_needed() {
 /// Total: `sum(p.numel() for p in model.parameters())` of the package, version 0.5.0.
 #[test]
 fn parameters_are_those_of_pytorch() {
-    let expected =
-        [(116050, 2, 64, 32), (175511, 2, 60, 22), (110026, 2, 64, 32), (94264, 6, 48, 24), (277794, 2, 96, 64), (333378, 2, 96, 64)];
-    for (model, (total, idle, dim, hidden)) in MODELS.iter().zip(expected) {
-        let config = config(model);
-        let parameters = config.parameters();
+    let expected = [
+        ("tests/golden/gqa_tiny", 116050, 2, 64, 32),
+        ("tests/golden/gqa_odd", 175511, 2, 60, 22),
+        ("tests/golden/mla_tiny", 110026, 2, 64, 32),
+        ("tests/golden/mla_bias", 94264, 6, 48, 24),
+        ("examples/models/follow", 277794, 2, 96, 64),
+        ("examples/models/cups", 333378, 2, 96, 64),
+    ];
+    for (model, total, idle, dim, hidden) in expected {
+        let parameters = config(model).parameters();
         assert_eq!(parameters.total, total, "{model}");
         assert_eq!(parameters.active, total - idle * 3 * dim * hidden, "{model}");
+    }
+    for model in models() {
+        let parameters = config(&model).parameters();
         let length = std::fs::metadata(format!("{}/{model}/model.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap().len();
         let numbers = 4 * (parameters.total + parameters.buffers);
         assert!(numbers < length && length < numbers + 20_000, "{model}: {numbers} bytes of numbers in a file of {length}");
@@ -213,13 +219,13 @@ fn the_largest_published_size_is_admitted() {
 /// The names and shapes must be exactly those of the files that the package wrote.
 #[test]
 fn tensors_are_those_of_the_files() {
-    for model in MODELS {
+    for model in models() {
         let bytes = std::fs::read(format!("{}/{model}/model.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let header = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
         let header: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
         let mut there: Vec<(String, Value)> = header.as_object().unwrap().iter().map(|(k, v)| (k.clone(), v["shape"].clone())).collect();
         there.retain(|(name, _)| name != "__metadata__");
-        let specs = config(model).tensors();
+        let specs = config(&model).tensors();
         let mut ours: Vec<_> = specs.iter().filter(|s| !s.optional).map(|s| (s.name.clone(), json!(s.shape))).collect();
         ours.sort_by(|a, b| a.0.cmp(&b.0));
         assert_eq!(ours, there, "{model}");

@@ -272,23 +272,23 @@ fn check_shipped(name: &str, device: &str, options: &DeviceOptions, batch: usize
 #[test]
 fn shipped_models_solve_their_problems_on_the_cpu() {
     let (device, options) = devices::all().swap_remove(0);
-    check_shipped("follow", device, &options, 1);
-    check_shipped("cups", device, &options, 4);
+    // Alone and in batches.
+    for (name, batch) in shipped::NAMES.into_iter().zip([1, 4].into_iter().cycle()) {
+        check_shipped(name, device, &options, batch);
+    }
 }
 
 #[test]
 fn shipped_models_solve_their_problems_on_lavapipe() {
     if let Some(options) = devices::gpu("llvmpipe") {
-        check_shipped("follow", "lavapipe", &options, 8);
-        check_shipped("cups", "lavapipe", &options, 8);
+        shipped::NAMES.iter().for_each(|name| check_shipped(name, "lavapipe", &options, 8));
     }
 }
 
 #[test]
 fn shipped_models_solve_their_problems_on_swiftshader() {
     if let Some(options) = devices::gpu("SwiftShader") {
-        check_shipped("follow", "SwiftShader", &options, 8);
-        check_shipped("cups", "SwiftShader", &options, 8);
+        shipped::NAMES.iter().for_each(|name| check_shipped(name, "SwiftShader", &options, 8));
     }
 }
 

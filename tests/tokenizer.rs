@@ -1,6 +1,7 @@
 //! Text to tokens and back: the shipped word tokenizers, byte-level BPE, byte fallback, and streams that split characters.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use refrain::shipped::NAMES;
 use refrain::tokenizer::{TextStream, Tokenizer};
 use serde_json::{Value, json};
 
@@ -79,11 +80,13 @@ fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
 
 #[test]
 fn shipped_tokenizers_read_their_own_problems() {
-    for (model, vocab_size, words) in [("cups", 21, 21), ("follow", 78, 78)] {
-        let tokenizer = Tokenizer::parse("tokenizer.json", &shipped(model), vocab_size).unwrap();
+    for model in NAMES {
+        let file = |name: &str| std::fs::read_to_string(format!("{}/examples/models/{model}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let config: Value = serde_json::from_str(&file("config.json")).unwrap();
+        let words = config["vocab_size"].as_u64().unwrap() as usize;
+        let tokenizer = Tokenizer::parse("tokenizer.json", &shipped(model), words).unwrap();
         assert_eq!(tokenizer.vocab_size(), words);
-        let path = format!("{}/examples/models/{model}/problems.jsonl", env!("CARGO_MANIFEST_DIR"));
-        let problems = std::fs::read_to_string(path).unwrap();
+        let problems = file("problems.jsonl");
         assert!(problems.lines().count() > 0);
         for line in problems.lines() {
             let problem: Value = serde_json::from_str(line).unwrap();

@@ -10,6 +10,7 @@ use super::problems::{self, Problem, Solution};
 use crate::error::{Error, Result};
 use crate::generate::{Halt, Model};
 use crate::model::Options;
+use crate::shipped;
 
 /// Loops that are too few for a deep problem.
 const DEEP: usize = 8;
@@ -20,12 +21,6 @@ const DEPTHS: usize = 3;
 /// Tokens of the problem of a model that answers at every token: as many as go into one line.
 const CHAIN: usize = 12;
 
-/// What the shipped models do.
-const ABOUT: [(&str, &str); 2] = [
-    ("follow", "letters point to letters, x >y; where does ?x end?\nTrained on at most 6 hops."),
-    ("cups", "@3 puts a ball under cup 3, 25 swaps cups 2 and 5; where is the ball now?\nTrained on at most 8 swaps in a row."),
-];
-
 const NEXT: &str = r#"  refrain run -p "a >b b >c c >d d >d ?a" --show loops   your own problem
   refrain run -m cups -i                                 a problem a line
   refrain sweep follow                                   right answers by loops
@@ -35,14 +30,14 @@ const NEXT: &str = r#"  refrain run -p "a >b b >c c >d d >d ?a" --show loops   y
 
 pub(super) fn main(common: &Common) -> Result<()> {
     let mut wrong = None;
-    for (number, (name, about)) in ABOUT.into_iter().enumerate() {
+    for name in shipped::NAMES {
         let source = common::source(name)?;
         let mut model = common.load(&source, &Options { device: common.device(), ..Options::default() })?;
         let paint = Paint { colored: common.colored(true), cap: model.engine().default_depth().loops };
-        if number == 0 {
+        if name == shipped::NAMES[0] {
             common::print(&head(&model, paint))?;
         }
-        common::print(&format!("\n{}: {about}\n", paint.bold(name)))?;
+        common::print(&format!("\n{}: {}\n", paint.bold(name), shipped::about(name).unwrap_or_default()))?;
         if let Some(problem) = sample(problems::of(&source)?) {
             let failed = show(&mut model, &problem, paint)?;
             wrong = wrong.or(failed);

@@ -118,7 +118,7 @@ fn try_cpu() -> std::result::Result<String, Fault> {
         solve(&mut load_shipped(name, device.clone())?)?;
     }
     let (name, seconds) = (DeviceInfo::cpu().name, started.elapsed().as_secs_f64());
-    Ok(format!("{name} solves a problem of {} in {seconds:.2} s", shipped::NAMES.join(" and one of ")))
+    Ok(format!("{name} solves a problem of each shipped model ({}) in {seconds:.2} s", shipped::NAMES.join(", ")))
 }
 
 /// A shipped model with one of its problems.

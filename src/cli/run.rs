@@ -18,6 +18,7 @@ use crate::generate::{Model, Params, Prompt};
 use crate::model::defaults::{Defaults, Exit};
 use crate::model::{Options, read_config};
 use crate::sampler::Sampling;
+use crate::shipped;
 
 const HELP: &str = r#"The answer as text:
   continuing    the new text alone, as it comes
@@ -35,8 +36,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(super) struct Args {
-    /// A shipped model (follow, cups) or a model folder
-    #[arg(short, long, default_value = "follow", value_name = "NAME|DIR")]
+    #[arg(short, long, default_value = shipped::NAMES[0], value_name = "NAME|DIR",
+        help = format!("A shipped model ({}) or a model folder", shipped::NAMES.join(", ")))]
     model: String,
     /// The prompt; without -p, -f and -i it is read from a pipe
     #[arg(short, long, value_name = "TEXT", group = "from")]
