@@ -38,4 +38,5 @@ macro_rules! files {
 models! {
     "follow": "letters point to letters, x >y; where does ?x end?\nTrained on at most 6 hops.",
     "cups": "@3 puts a ball under cup 3, 25 swaps cups 2 and 5; where is the ball now?\nTrained on at most 8 swaps in a row.",
+    "add": "6+7 8+4 5+8 = adds 586 and 847, columns from the right: 3 3 4 1\nTrained on sums of at most 8 columns.",
 }

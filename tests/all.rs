@@ -11,5 +11,6 @@ mod kernels;
 mod layering;
 mod random;
 mod sampler;
+mod shipped;
 mod tokenizer;
 mod wgsl;

@@ -11,11 +11,11 @@ use serde_json::Value;
 use crate::devices;
 
 /// A problem of each shipped model with its predictions at every token.
-const FOLLOW: (&str, &str) = ("a >b b >c c >d d >d ?a ?b", "a b a c a d a d d d\n");
+const FOLLOW: (&str, &str) = ("a >b b >c c >d d >d ?a ?b", "j a b b c c c d d d\n");
 const CUPS: (&str, &str) = ("@1 12 23 34 13 45 25 14 @3 13 12 25 35 45", "1 2 3 4 4 5 2 2 3 1 2 5 3 3\n");
 /// What follow says if it is made to continue: three prompts, a line each.
 const PROMPTS: &str = "k >w v >h w >h ?v\nc >a a >b b >d d >d ?c e >f\na >b b >c c >d d >d ?a\n";
-const GREEDY: &str = "h k k k k k k k k k k k\nx a a a a a a a a a a a\nd a a a a a a a a a a a\n";
+const GREEDY: &str = "h w h w h w w w w w w w\nd d d d d d d d d d d d\nd d d d d d d d d d d d\n";
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_refrain"));
@@ -61,8 +61,8 @@ fn json_lines(text: &str) -> Vec<Value> {
 
 #[test]
 fn answers_are_the_same_text_on_every_device() {
-    let sampled = ["--no-in-place", "-n", "12", "--temp", "1", "-s", "7"];
-    let (sampled_text, cups) = ("x a e x x k k k a k k d\n", format!("{}\n", CUPS.0));
+    let sampled = ["--no-in-place", "-n", "12", "--temp", "2", "-s", "7"];
+    let (sampled_text, cups) = ("d d m c g g d d g d d g\n", format!("{}\n", CUPS.0));
     let cases: [(&[&str], &str, &str); 4] = [
         (&[], FOLLOW.0, FOLLOW.1),
         (&["-m", "cups"], &cups, CUPS.1),
@@ -95,7 +95,7 @@ fn alone_it_fails_with_few_loops_and_is_right_with_many() {
         let (below, tokens): (Vec<&str>, Vec<&str>) = blocks.next().unwrap().split_whitespace().partition(|word| word.ends_with('✓'));
         let counted = tokens.iter().map(|token| token.split_once('·').unwrap_or((token, "1")));
         let (words, counts): (Vec<&str>, Vec<&str>) = counted.unzip();
-        let problem = problems(model).into_iter().find(|problem| problem["prompt"] == words.join(" ")).unwrap();
+        let problem = problems(model).into_iter().find(|problem| words.join(" ").ends_with(problem["prompt"].as_str().unwrap())).unwrap();
         let list = |value: &Value| value.as_array().unwrap().clone();
         assert!(list(&problem["hops"]).iter().any(|hops| hops.as_u64().unwrap() >= 8), "{problem}");
         let right: Vec<String> = list(&problem["answers"]).iter().map(|answer| format!("{}✓", answer.as_str().unwrap())).collect();
@@ -148,10 +148,10 @@ fn a_generation_obeys_its_options() {
     let prompt = PROMPTS.lines().next().unwrap();
     let run = |args: &[&str]| said(&[&["run", "--no-in-place", "-p", prompt], args].concat(), "");
     assert_eq!(run(&["-n", "0"]), "\n");
-    assert_eq!(run(&["-n", "3"]), "h k k\n");
-    assert_eq!(run(&["-n", "3", "--ids"]), "7 10 10\n");
-    assert_eq!(run(&["-n", "9", "--stop", "nothing", "--stop", " k k k"]), "h\n");
-    assert_eq!(run(&["-n", "3", "--show", "loops"]), "h·1 k·1 k·1\n");
+    assert_eq!(run(&["-n", "3"]), "h w h\n");
+    assert_eq!(run(&["-n", "3", "--ids"]), "7 22 7\n");
+    assert_eq!(run(&["-n", "12", "--stop", "nothing", "--stop", " w w w"]), "h w h w h\n");
+    assert_eq!(run(&["-n", "3", "--show", "loops"]), "h·1 w·2 h·1\n");
     assert_eq!(run(&["-n", "2", "--show", "loops", "--loops", "5", "--exit", "fixed"]).matches("·5").count(), 2);
     assert_eq!(run(&["-n", "2", "--show", "loops", "--loops", "3", "--min-loops", "3"]).matches("·3").count(), 2);
     assert_eq!(run(&["-n", "2", "--show", "loops", "--loops", "40", "--exit", "fixed"]).matches("·40").count(), 2, "beyond the default");
@@ -159,7 +159,7 @@ fn a_generation_obeys_its_options() {
     assert_eq!(drawn("1"), drawn("1"));
     assert_ne!(drawn("1"), drawn("2"));
     for filter in [["--top-k", "1"], ["--top-p", "0.001"], ["--min-p", "0.999"]] {
-        assert_eq!(run(&["-n", "3", "--temp", "2", filter[0], filter[1]]), "h k k\n", "{filter:?} leaves only the best");
+        assert_eq!(run(&["-n", "3", "--temp", "2", filter[0], filter[1]]), "h w h\n", "{filter:?} leaves only the best");
     }
     // Without -n, to the end of the context.
     assert_eq!(run(&["-c", "20"]).split_whitespace().count(), 20 - 7);
@@ -178,7 +178,7 @@ fn loops_are_shown_as_the_package_counts_them() {
     }
     assert_eq!(
         said(&["run", "-p", FOLLOW.0, "--show", "loops", "--loops", "3"], ""),
-        "a·1 >b·1 b·1 >c·1 c·1 >d·1 d·1 >d·1 ?a·3+ ?b·3\na   b    a   c    a   d    a   d    a     d\n",
+        "a·1 >b·1 b·1 >c·1 c·1 >d·1 d·1 >d·1 ?a·3+ ?b·3\nj   a    b   b    c   c    c   d    c     d\n",
         "where the cap ended a token there is a mark"
     );
 }
@@ -260,7 +260,7 @@ fn bad_input_is_one_error_and_status_1() {
     let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
     let run = |args: &[&str]| command(&[&["run", "--device", "cpu"], args].concat()).stderr(full()).output().unwrap();
     assert_eq!(run(&["-p", "a >a ?a", "--top-p", "7"]).status.code(), Some(1));
-    assert_eq!(stdout(&run(&["-p", "a >a ?a", "-v"])), "a a a\n");
+    assert_eq!(stdout(&run(&["-p", "a >a ?a", "-v"])), "j a a\n");
     let missing = fed(&["run", "--device", "no such device", "-p", "a"], "");
     assert!(missing.status.code() == Some(1) && stderr(&missing).contains("error[no_adapter]"), "{}", stderr(&missing));
     for args in [&["-p", "a", "-i"][..], &["-n", "-1"], &["--format", "yaml"], &["--show", "everything"], &["a >b"]] {
@@ -430,7 +430,7 @@ fn a_sweep_ranks_loops_against_hops() {
 fn a_sweep_asks_one_prompt() {
     let text = said(&["sweep", "-p", FOLLOW.0, "--expect", "d d", "--loops", "2,4"], "");
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().take(7).collect()).collect();
-    assert_eq!(rows[1..], [["2", "a", "a", "✗", "✗", "2", "2"], ["4", "d", "d", "✓", "✓", "4", "3"]], "{text}");
+    assert_eq!(rows[1..], [["2", "c", "c", "✗", "✗", "2", "2"], ["4", "d", "d", "✓", "✓", "4", "3"]], "{text}");
     let text = said(&["sweep", "-p", FOLLOW.0, "--loops", "32", "--format", "jsonl"], "");
     assert_eq!(json_lines(&text)[0]["predicted"], serde_json::json!(["d"]));
 }

@@ -158,6 +158,7 @@ fn parameters_are_those_of_pytorch() {
         ("tests/golden/mla_bias", 94264, 6, 48, 24),
         ("examples/models/follow", 277794, 2, 96, 64),
         ("examples/models/cups", 333378, 2, 96, 64),
+        ("examples/models/add", 281058, 2, 96, 64),
     ];
     for (model, total, idle, dim, hidden) in expected {
         let parameters = config(model).parameters();

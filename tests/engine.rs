@@ -8,7 +8,6 @@ use refrain::model::defaults::Exit;
 use refrain::model::files::Source;
 use refrain::model::{Depth, Engine, Feed, Logits, Options, Prediction};
 use refrain::shipped;
-use serde_json::Value;
 
 use crate::devices;
 use crate::goldens::{Case, feed, sequences};
@@ -225,70 +224,6 @@ fn what_cannot_be_run_is_refused_before_anything_changes() {
         let device = DeviceOptions { device: DeviceChoice::Cpu, ..options.device };
         let result = block_on(Engine::load(&Source::folder(&case.folder).unwrap(), &Options { device, ..options.clone() }, &mut |_| {}));
         assert_eq!(result.err().map(|e| e.code()), Some(code), "{options:?}");
-    }
-}
-
-/// Problems of a shipped model: prompt, answers, and what the package predicted and how long it looped.
-fn problems(name: &str) -> Vec<Value> {
-    let text = shipped::source(name).unwrap().read_small("problems.jsonl").unwrap().unwrap();
-    text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).unwrap()).collect()
-}
-
-fn strings(value: &Value) -> Vec<&str> {
-    value.as_array().unwrap().iter().map(|item| item.as_str().unwrap()).collect()
-}
-
-/// Every problem of a shipped model, `batch` at once: the answers and every loop count are the package's.
-fn check_shipped(name: &str, device: &str, options: &DeviceOptions, batch: usize) {
-    let source = shipped::source(name).unwrap();
-    let options = Options { device: options.clone(), sequences: Some(batch), ..Default::default() };
-    let mut model = block_on(Model::open(&source, &options, &mut |_| {})).unwrap();
-    let problems = problems(name);
-    assert!(problems.len() >= 100, "{name} has its problems");
-    for some in problems.chunks(batch) {
-        let tokens: Vec<Vec<u32>> = some.iter().map(|p| model.encode(p["prompt"].as_str().unwrap()).unwrap()).collect();
-        let mut all = sequences(model.engine(), some.len());
-        let mut feeds: Vec<Feed> = all.iter_mut().zip(&tokens).map(|(sequence, tokens)| Feed { sequence, tokens }).collect();
-        let loops = some[0]["package"]["loops"].as_u64().unwrap() as usize;
-        let depth = Depth { loops, ..model.engine().default_depth() };
-        let logits = Logits { every: true, ..Logits::GREEDY };
-        let output = block_on(model.forward(&mut feeds, depth, logits)).unwrap();
-        let mut first = 0;
-        for (problem, tokens) in some.iter().zip(&tokens) {
-            let rows = &output.rows[first..][..tokens.len()];
-            let queries = problem["queries"].as_u64().unwrap() as usize;
-            let predictions = &output.predictions[first + tokens.len() - queries..][..queries];
-            let found: Vec<String> = predictions.iter().map(|p| model.decode(&[p.best[0].0]).unwrap()).collect();
-            assert_eq!(found, strings(&problem["answers"]), "{name} on {device}: {}", problem["prompt"]);
-            assert_eq!(found, strings(&problem["package"]["predicted"]), "{name} on {device}: {}", problem["prompt"]);
-            let used: Vec<usize> = rows.iter().map(|row| row.loops).collect();
-            let expected = problem["package"]["loops_used"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize);
-            assert_eq!(used, expected.collect::<Vec<_>>(), "{name} on {device}: {}", problem["prompt"]);
-            first += tokens.len();
-        }
-    }
-}
-
-#[test]
-fn shipped_models_solve_their_problems_on_the_cpu() {
-    let (device, options) = devices::all().swap_remove(0);
-    // Alone and in batches.
-    for (name, batch) in shipped::NAMES.into_iter().zip([1, 4].into_iter().cycle()) {
-        check_shipped(name, device, &options, batch);
-    }
-}
-
-#[test]
-fn shipped_models_solve_their_problems_on_lavapipe() {
-    if let Some(options) = devices::gpu("llvmpipe") {
-        shipped::NAMES.iter().for_each(|name| check_shipped(name, "lavapipe", &options, 8));
-    }
-}
-
-#[test]
-fn shipped_models_solve_their_problems_on_swiftshader() {
-    if let Some(options) = devices::gpu("SwiftShader") {
-        shipped::NAMES.iter().for_each(|name| check_shipped(name, "SwiftShader", &options, 8));
     }
 }
 
