@@ -427,6 +427,14 @@ fn a_sweep_ranks_loops_against_hops() {
 }
 
 #[test]
+fn only_what_was_typed_is_answered() {
+    let add = |args: &[&str]| said(&[&["run", "-m", "add"], args].concat(), "");
+    assert_eq!(add(&["-p", "9+1 9+0 9+0 ="]), "0 0 0 1\n", "not at the `=` that the tokenizer puts before");
+    assert_eq!(add(&["-p", "9+1 9+0 9+0 =", "--show", "loops"]), "=·1 9+1·1 9+0·2 9+0·3 =·4\n0   0     0     0     1\n");
+    assert_eq!(add(&["--prompt-ids", "11,103,102,11"]).split_whitespace().count(), 4, "ids are all typed");
+}
+
+#[test]
 fn a_sweep_asks_one_prompt() {
     let text = said(&["sweep", "-p", FOLLOW.0, "--expect", "d d", "--loops", "2,4"], "");
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().take(7).collect()).collect();

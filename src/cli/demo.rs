@@ -21,6 +21,12 @@ const DEPTHS: usize = 3;
 /// Tokens of the problem of a model that answers at every token: as many as go into one line.
 const CHAIN: usize = 12;
 
+/// Loops that the ladder begins with.
+const FEW: usize = 2;
+
+/// Problems that are tried before one is shown.
+const TRIED: usize = 8;
+
 const NEXT: &str = r#"  refrain run -p "a >b b >c c >d d >d ?a" --show loops   your own problem
   refrain run -m cups -i                                 a problem a line
   refrain sweep follow                                   right answers by loops
@@ -38,7 +44,7 @@ pub(super) fn main(common: &Common) -> Result<()> {
             common::print(&head(&model, paint))?;
         }
         common::print(&format!("\n{}: {}\n", paint.bold(name), shipped::about(name).unwrap_or_default()))?;
-        if let Some(problem) = sample(problems::of(&source)?) {
+        if let Some(problem) = sample(&mut model, problems::of(&source)?)? {
             let failed = show(&mut model, &problem, paint)?;
             wrong = wrong.or(failed);
         }
@@ -64,19 +70,33 @@ fn head(model: &Model, paint: Paint) -> String {
     )
 }
 
-/// The problem to show: one that [`DEEP`] loops cannot solve, with questions of at least [`DEPTHS`] depths, the shortest of
-/// those. Where every token is a question it is one with [`CHAIN`] tokens of which each is harder than the one before. The
-/// deepest where there is no such problem.
-fn sample(problems: Vec<Problem>) -> Option<Problem> {
+/// The problem to show: one that [`DEEP`] loops cannot solve, with questions of at least [`DEPTHS`] depths; where every token is
+/// a question, one with [`CHAIN`] tokens of which each is harder than the one before; the deepest where there is no such problem.
+/// Of the shortest of those, the one that [`FEW`] loops solve least: a guess is often right.
+fn sample(model: &mut Model, problems: Vec<Problem>) -> Result<Option<Problem>> {
     let hops = |problem: &Problem| problem.hops.clone().unwrap_or_default();
+    let words = |problem: &Problem| problem.prompt.split_whitespace().count();
     let rank = |problem: &Problem| {
-        let (tokens, deepest) = (problem.prompt.split_whitespace().count(), hops(problem).into_iter().max().unwrap_or(0));
-        let chain = problem.queries == tokens && tokens == CHAIN && deepest + 1 == CHAIN;
+        let deepest = hops(problem).into_iter().max().unwrap_or(0);
+        let chain = problem.queries == words(problem) && words(problem) == CHAIN && deepest + 1 == CHAIN;
         let depths = hops(problem).into_iter().collect::<BTreeSet<_>>().len();
         // The first is 0 for every deep problem, and least for the deepest where there is none.
-        (DEEP.saturating_sub(deepest), !chain, depths < DEPTHS, tokens)
+        (DEEP.saturating_sub(deepest), !chain, depths < DEPTHS)
     };
-    problems.into_iter().min_by_key(rank)
+    let best = problems.iter().map(rank).min();
+    let mut some: Vec<Problem> = problems.into_iter().filter(|problem| Some(rank(problem)) == best).collect();
+    some.sort_by_key(words);
+    some.truncate(TRIED);
+    let mut least: Option<(f64, Problem)> = None;
+    for problem in some {
+        let tokens = problem.encode(model)?;
+        let verdicts = problem.solve(model, &tokens, FEW)?.right(&problem);
+        let share = verdicts.iter().filter(|right| **right).count() as f64 / problem.queries as f64;
+        if least.as_ref().is_none_or(|(other, _)| share < *other) {
+            least = Some((share, problem));
+        }
+    }
+    Ok(least.map(|(_, problem)| problem))
 }
 
 /// Solves a problem with more and more loops until every answer is right; gives the error if not all are at full depth.
@@ -84,7 +104,7 @@ fn show(model: &mut Model, problem: &Problem, paint: Paint) -> Result<Option<Err
     let tokens = problem.encode(model)?;
     let all = model.engine().default_depth().loops;
     let mut tries: Vec<(usize, Solution)> = Vec::new();
-    for loops in problems::doublings(2, all) {
+    for loops in problems::doublings(FEW, all) {
         let solution = problem.solve(model, &tokens, loops)?;
         let solved = !solution.right(problem).contains(&false);
         tries.push((loops, solution));

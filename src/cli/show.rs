@@ -72,6 +72,12 @@ impl<'a> Printer<'a> {
         text
     }
 
+    /// How many tokens the tokenizer put before a text: nobody asked for an answer there.
+    fn added(&self, about: &About) -> usize {
+        let (Prompt::Text(_), Some(Ok(before))) = (about.prompt, about.tokenizer.map(|tokenizer| tokenizer.encode(""))) else { return 0 };
+        self.steps.iter().zip(before).take_while(|(step, id)| step.token == *id).count()
+    }
+
     /// What remains to be printed at the end.
     pub fn finish(&self, about: &About) -> String {
         let style = self.style;
@@ -81,7 +87,10 @@ impl<'a> Printer<'a> {
             Format::Text if style.in_place && style.loops => {
                 paint::rows(&self.steps.iter().map(|step| self.column(step, about)).collect::<Vec<_>>(), 0)
             }
-            Format::Text if style.in_place => format!("{}\n", self.steps.iter().map(|s| self.name(&s.next)).collect::<Vec<_>>().join(" ")),
+            Format::Text if style.in_place => {
+                let typed = self.steps.iter().skip(self.added(about));
+                format!("{}\n", typed.map(|step| self.name(&step.next)).collect::<Vec<_>>().join(" "))
+            }
             Format::Text => format!("{}\n", self.held),
         }
     }
