@@ -6,11 +6,14 @@
     no-act    the looped model without halting: trained on what to say after every loop; every token runs all loops
     last      as no-act, but trained only on the answer after the last loop
 
-Same blocks, batches, curriculum and optimizer as the looped model, for --minutes each on one thread, two at once. What comes out is added to results/NAME.json, which report.py prints.
+Same blocks, batches, curriculum, optimizer and number of steps as the looped model, but no more than --minutes of the
+processor's time each; one thread, two at once. What comes out is added to results/NAME.json, which report.py prints.
 """
 
 import argparse
 import json
+import re
+import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
@@ -69,23 +72,22 @@ def share(logits, answers):
 
 
 def judge(model, recipe, answer):
-    """A row of results: parameters, and right answers and loops by difficulty up to twice the hardest that was trained."""
+    """A row of results: parameters, and right answers and loops by difficulty."""
     batches = recipe.task.examples(recipe.rng("problems", 3), PROBLEMS)
     with torch.no_grad():
         right, used = watch(answer, batches, "cpu")
     return {"parameters": sum(p.numel() for p in model.parameters()), "right": right, "loops": used}
 
 
-def run(name, kind, minutes):
+def run(name, kind, minutes, restart):
     """Trains one, on one thread; a row of results."""
     torch.set_num_threads(1)
     recipe = Recipe(name)
-    recipe.steps = 10**9  # the clock ends it
     torch.manual_seed(recipe.seed)
     model, loss, answer = build(kind, recipe)
     initialise(model, recipe.task.roles)
     print(f"{recipe.name} {kind}: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    checkpoint = Checkpoint(f"{recipe.name}-{kind}", f"{recipe.text}{minutes}", False)
+    checkpoint = Checkpoint(f"{recipe.name}-{kind}", f"{recipe.text}{minutes}", restart)
     steps, seconds = train(model, recipe, checkpoint, loss, answer, "cpu", 60 * minutes)
     deep = answer if isinstance(model, Flat) else lambda tokens, queries: answer(tokens, queries, recipe.n_loops)
     print(f"{recipe.name} {kind}: {steps} steps in {clock(seconds)}", flush=True)
@@ -105,14 +107,19 @@ def main():
     args = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     args.add_argument("recipe", help="name of a file in recipes/")
     args.add_argument("kinds", nargs="*", default=KINDS, help=f"[default: {' '.join(KINDS)}]")
-    args.add_argument("--minutes", type=float, default=8, help="for each [default: 8]")
+    args.add_argument("--minutes", type=float, default=8, help="of the processor for each, at most [default: 8]")
     args.add_argument("--jobs", type=int, default=2, help="so many at once [default: 2]")
+    args.add_argument("--restart", action="store_true", help="throw the checkpoints away and begin anew")
     args = args.parse_args()
+    for kind in args.kinds:
+        if not re.fullmatch(r"(flat|layers)-[1-9]\d*|no-act|last", kind):
+            sys.exit(f"no kind {kind}: expected flat-N, layers-N, no-act or last")
     recipe = Recipe(args.recipe)
     shipped = export.load(recipe, HERE.parent / recipe.name)
-    keep(recipe.name, "looped", judge(shipped, recipe, lambda tokens, q: shipped.answer(tokens, recipe.n_loops, q)))
+    own = judge(shipped, recipe, lambda tokens, q: shipped.answer(tokens, recipe.n_loops, q))
+    keep(recipe.name, "looped", own | {"steps": recipe.steps})
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        runs = {pool.submit(run, args.recipe, kind, args.minutes): kind for kind in args.kinds}
+        runs = {pool.submit(run, args.recipe, kind, args.minutes, args.restart): kind for kind in args.kinds}
         for done in as_completed(runs):
             keep(recipe.name, runs[done], done.result())
 

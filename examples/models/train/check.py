@@ -38,7 +38,7 @@ def spearman(a, b):
 
 
 def share(rows):
-    """Right answers among (right, …) rows, and how many rows there are."""
+    """The share of right answers, and of how many."""
     rows = list(rows)
     return (sum(rows) / len(rows) if rows else float("nan")), len(rows)
 
@@ -75,23 +75,26 @@ def main():
     bound, own, task = recipe.task.bound, recipe.n_loops, recipe.task
     failed = []
 
-    def claim(text, holds):
+    def claim(text, holds, n=1):
+        if n == 0:
+            print(f"--   {text}: no such question among so few problems", flush=True)
+            return
         print(f"{'ok  ' if holds else 'FAIL'} {text}", flush=True)
         failed.extend([] if holds else [text])
 
     print(f"{recipe.name}: {len(problems)} problems with {sum(p['queries'] for p in problems)} questions, seed {args.seed}, "
           f"trained to difficulty {bound}")
     right, n = share(right for loops, hops, right, _ in asked if loops == own and hops <= bound)
-    claim(f"trained difficulties (0 to {bound}), {own} loops: {right:.2%} of {n} right, at least 99%", right >= 0.99)
+    claim(f"trained difficulties (0 to {bound}), {own} loops: {right:.2%} of {n} right, at least 99%", right >= 0.99, n)
     right, n = share(right for loops, hops, right, _ in asked if loops == own and abs(hops - 2 * bound) <= 1)
-    claim(f"twice the trained difficulty ({2 * bound - 1} to {2 * bound + 1}), {own} loops: {right:.2%} of {n} right, at least 95%", right >= 0.95)
+    claim(f"twice the trained difficulty ({2 * bound - 1} to {2 * bound + 1}), {own} loops: {right:.2%} of {n} right, at least 95%", right >= 0.95, n)
     for few in [loops for loops in LOOPS if loops <= 2 * bound]:
         right, n = share(right for loops, hops, right, _ in asked if loops == few and hops > few)
-        claim(f"{few} loops at difficulties above {few}: {right:.2%} of {n} right, at most {task.chance + 0.1:.0%}", right <= task.chance + 0.1)
+        claim(f"{few} loop{'s' * (few > 1)} at difficulties above {few}: {right:.2%} of {n} right, at most {task.chance + 0.1:.0%}", right <= task.chance + 0.1, n)
     for many in [loops for loops in LOOPS if loops > own]:
         reach = own - 1
         (right, n), (before, _) = (share(r for loops, hops, r, _ in asked if loops == l and hops <= reach) for l in (many, own))
-        claim(f"{many} loops at difficulties to {reach}: {right:.2%} of {n} right, with {own} loops {before:.2%}", right >= before)
+        claim(f"{many} loops at difficulties to {reach}: {right:.2%} of {n} right, with {own} loops {before:.2%}", right >= before, n)
     pairs = [(hops, used) for loops, hops, _, used in asked if loops == own]
     correlation = spearman(*zip(*pairs))
     extra = sorted({used - hops for hops, used in pairs})
@@ -108,7 +111,7 @@ def main():
     if task.longest:
         problems = fresh(full, 20, full)
         right, n = share(right for _, hops, right, _ in questions(problems, ask(problems, [full], devices[0])) if hops > 32)
-        claim(f"prompts of up to {full} tokens, {full} loops, difficulties above 32: {right:.2%} of {n} right, at least 95%", right >= 0.95)
+        claim(f"prompts of up to {full} tokens, {full} loops, difficulties above 32: {right:.2%} of {n} right, at least 95%", right >= 0.95, n)
     sys.exit(1 if failed else 0)
 
 

@@ -1,6 +1,7 @@
 """`refrain sweep` as these scripts call it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,8 @@ def sweep(program, problems, model, loops, device, form):
     command = [program, "sweep", problems, "--model", model, "--device", device, "--allow-software", "--format", form, "--quiet",
                "--loops", ",".join(map(str, loops))]
     command = list(map(str, command))
-    if not Path(program).exists():
-        sys.exit(f"{program} is missing: cargo build --release, or say where it is with --refrain")
+    if not os.access(program, os.X_OK) or Path(program).is_dir():
+        sys.exit(f"{program} is no program: cargo build --release, or say where it is with --refrain")
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with status {done.returncode}")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import Config, Looped, act_weights
+from model import Looped, act_weights
 
 PROBLEMS = 100  # in problems.jsonl
 TOLERANCE = 1e-3  # of the package's logits and ours, relative to the largest: an expert chosen the other way at a tie makes some 1e-4
@@ -51,8 +51,14 @@ def write(package, recipe, model, folder, number):
 
 
 def load(recipe, folder):
-    """The model in a folder."""
-    model = Looped(Config(**{k: v for k, v in json.loads((folder / "config.json").read_text()).items() if k != "model_type"}))
+    """The model in a folder, which must be of this recipe."""
+    for file in ("config.json", "model.safetensors"):
+        if not (folder / file).exists():
+            sys.exit(f"{folder / file} is missing: python train.py {recipe.name} makes it")
+    fields = json.loads((folder / "config.json").read_text())
+    if {"model_type": "openmythos"} | asdict(recipe.config) != fields:
+        sys.exit(f"{folder / 'config.json'}: expected the sizes of recipe {recipe.name}, found others")
+    model = Looped(recipe.config)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()
 

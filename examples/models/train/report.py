@@ -81,7 +81,7 @@ def knock_outs(recipe, folder):
         model = export.load(recipe, folder)
         change(model)
         said = [(model.answer(tokens, recipe.n_loops, q, number)[0].argmax(-1) == answers).flatten() for tokens, answers, _, q in batches]
-        return f"{torch.cat(said).float().mean().item():.2f}"
+        return f"{100 * torch.cat(said).float().mean().item() // 1:.0f}"
 
     def silent(expert):
         return lambda model: expert(model.recurrent).down.weight.zero_()
@@ -96,7 +96,7 @@ def knock_outs(recipe, folder):
     rows.append(["without B · e (the input injected beside the block)", right(lambda model: model.recurrent.injection.B.zero_())])
     rows.append(["without A · h (the state carried beside the block)", right(lambda model: model.recurrent.injection.log_A.fill_(20))])
     rows.append(["the router's bias at 0", right(lambda model: moe(model.recurrent).router_bias.zero_())])
-    return table(["switched off", "right"], rows)
+    return table(["switched off", "right in %"], rows)
 
 
 def baselines(recipe):
@@ -104,11 +104,11 @@ def baselines(recipe):
     rows = json.loads((HERE / "results" / f"{recipe.name}.json").read_text())
     own, b = rows["looped"], recipe.task.bound
     columns = sorted({1, 2, b // 2, b, b * 3 // 2, 2 * b})
-    head = ["model", "parameters", "ratio"] + [f"at {d}" for d in columns] + ["layers or loops a question", "steps", "minutes"]
+    head = ["model", "parameters", "ratio"] + [f"at {d}" for d in columns] + ["layers or loops", "steps", "minutes"]
     lines = []
     for name, row in sorted(rows.items(), key=lambda item: (item[0] != "looped", item[1]["parameters"], item[0])):
         loops = [row["loops"][str(d)] for d in range(b + 1)]
-        spent = [f"{row['steps']:,}", f"{row['seconds'] / 60:.1f}"] if "steps" in row else ["", ""]
+        spent = [f"{row['steps']:,}", f"{row['seconds'] / 60:.1f}" if "seconds" in row else ""]
         lines.append([name, f"{row['parameters']:,}", f"{row['parameters'] / own['parameters']:.2f}"]
                      + [f"{int(100 * row['right'][str(d)])}" for d in columns] + [f"{sum(loops) / len(loops):.1f}", *spent])
     return table(head, lines)

@@ -56,7 +56,7 @@ class Follow:
     roles = [[letter, 26 + letter, 52 + letter] for letter in range(26)]
     pending = None
     bound = 6
-    chance = 1 / 2  # the ends of two roots
+    chance = 0.38  # a root at random
     unit = "arrows to the root"
     normalizer = sequence("normalizers", {"type": "Lowercase"}, replace(r"->|=>|→", ">"), replace(r"(?<=[>?])\s+", ""))
     pre_tokenizer = words(r"[>?]?[a-z]+")
@@ -149,7 +149,7 @@ class Follow:
 class Cups:
     """Follow the ball: `@3` puts it under cup 3 of 5, `25` swaps cups 2 and 5; every token asks where the ball is now.
 
-    Difficulty is the number of swaps since the last `@`. Until it is known the model says `~`."""
+    Difficulty is the number of swaps since the last `@`. Until it is known the state after a loop says `~`."""
 
     swaps = [(a, b) for a in range(1, 6) for b in range(a + 1, 6)]
     vocabulary = [f"@{c}" for c in range(1, 6)] + [f"{a}{b}" for a, b in swaps] + [str(c) for c in range(1, 6)] + ["~"]
@@ -213,7 +213,8 @@ class Add:
     told from a second that is the same, for attention sees no difference between one thing and the same thing twice.
 
     Difficulty is the number of columns the carry has come from: 0 in the first column, 1 behind a column that carries or does
-    not whatever comes in (its digits do not add up to 9), one more behind each 9. Until it is known the model says `~`."""
+    not whatever comes in (its digits do not add up to 9), one more behind each 9. Until it is known the state after a
+    loop says `~`."""
 
     vocabulary = [str(d) for d in range(10)] + ["~", "="] + [f"{a}+{b}" for a in range(10) for b in range(10)]
     roles = [[12 + 10 * a + b, 12 + 10 * b + a] for a in range(10) for b in range(a)]

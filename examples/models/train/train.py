@@ -18,6 +18,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 import time
 import tomllib
 from pathlib import Path
@@ -46,16 +47,36 @@ class Recipe:
 
     def __init__(self, name):
         path = HERE / "recipes" / f"{name}.toml"
-        if not path.exists():
+        if Path(name).name != name or not path.exists():
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.toml")))
             sys.exit(f"no recipe {path}: expected one of {known}, or a file of your own beside them")
         self.name, self.text = name, path.read_text()
-        read = tomllib.loads(self.text)
-        self.config, self.n_loops = Config(**read["model"]), read["n_loops"]
-        for key, value in read["train"].items():
-            setattr(self, key, value)
-        task = read["task"]
-        self.task = TASKS[task.pop("name")](**task)
+        try:
+            read = tomllib.loads(self.text)
+            self.config, self.n_loops = Config(**read["model"]), read["n_loops"]
+            settings, task = dict(read["train"]), dict(read["task"])
+            self.seed, self.steps, self.curriculum = (settings.pop(key) for key in ("seed", "steps", "curriculum"))
+            self.learning_rate, self.lens = (settings.pop(key) for key in ("learning_rate", "lens"))
+            self.task = TASKS[task.pop("name")](**task)
+        except (tomllib.TOMLDecodeError, KeyError, TypeError) as fault:
+            what = f"no {fault}" if isinstance(fault, KeyError) else fault
+            sys.exit(f"{path}: expected the fields of recipes/follow.toml, found a fault: {what}")
+        c, lengths = self.config, getattr(self.task, "lengths", [1])
+        whole = lambda value: isinstance(value, int) and value > 0
+        for expected, holds in {
+            f"no other fields in [train] than those of follow.toml, found {', '.join(settings)}": not settings,
+            f"a vocab_size of {len(self.task.vocabulary)}, the words of the task, found {c.vocab_size}": c.vocab_size == len(self.task.vocabulary),
+            f'attn_type "gqa" or "mla", found {c.attn_type}': c.attn_type in ("gqa", "mla"),
+            f"heads that divide dim, and key/value heads that divide heads, found {c.n_heads} and {c.n_kv_heads}":
+                c.dim % c.n_heads == 0 and c.n_heads % c.n_kv_heads == 0,
+            f"no more experts chosen than there are, found {c.n_experts_per_tok} of {c.n_experts}": c.n_experts_per_tok <= c.n_experts,
+            f"whole numbers of 1 or more for steps, curriculum and n_loops, found {self.steps}, {self.curriculum} and {self.n_loops}":
+                all(map(whole, (self.steps, self.curriculum, self.n_loops))),
+            f"tokens in a batch for the longest prompt, and that within max_seq_len, found {self.task.tokens}, {max(lengths)} and {c.max_seq_len}":
+                max(lengths) <= min(self.task.tokens, c.max_seq_len),
+        }.items():
+            if not holds:
+                sys.exit(f"{path}: expected {expected}")
 
     def rng(self, purpose, number):
         """Random numbers of one purpose: what is drawn to train is never drawn to test."""
@@ -89,7 +110,7 @@ def keys(model, batch, e):
 
 
 def losses(model, recipe, batch, loops, number):
-    """The loss of the head of this file, and its parts by name."""
+    """The loss that this file begins with, and its parts by name."""
     tokens, answers, difficulty = tensors(batch, model.embed.weight.device)
     q = batch.queries
     e, states, halting = model(tokens, loops, number, noise)
@@ -111,8 +132,9 @@ def losses(model, recipe, batch, loops, number):
     if recipe.lens:
         total = total + recipe.lens * F.cross_entropy(torch.stack([model.head(h[:, -q:]) for h in states]).flatten(0, 2), target.flatten())
     parts = {"deep": deep.item(), "halt": halt.item(), "act": act.item()}
-    known = keys(model, batch, e)
-    total, parts["keys"] = total + 0.5 * known, known.item()
+    if batch.keys is not None:
+        known = keys(model, batch, e)
+        total, parts["keys"] = total + 0.5 * known, known.item()
     right = (said.argmax(-1) == answers)[enough].float().mean()
     return total, parts | {"right": right.item()}
 
@@ -178,15 +200,21 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
     def load(self, model, optimizer, device):
-        """The step to go on with, the seconds spent so far, and the level reached."""
+        """The step to go on with, the seconds so far by the clock and of the processor, and the level reached."""
         if not self.path.exists():
-            return 0, 0.0, 0.0
-        kept = torch.load(self.path, map_location=device, weights_only=True)
-        if kept["recipe"] != self.text:
-            sys.exit(f"{self.path} belongs to another recipe: --restart throws it away and begins anew")
+            return 0, 0.0, 0.0, 0.0
+        again = "--restart throws it away and begins anew"
+        try:
+            kept = torch.load(self.path, map_location=device, weights_only=True)
+            place = [kept[key] for key in ("step", "seconds", "work", "level")]
+            recipe = kept["recipe"]
+        except Exception as fault:  # a damaged file fails in many ways
+            sys.exit(f"{self.path} is no checkpoint of this program ({type(fault).__name__}): {again}")
+        if recipe != self.text:
+            sys.exit(f"{self.path} belongs to another recipe: {again}")
         model.load_state_dict(kept["model"])
         optimizer.load_state_dict(kept["optimizer"])
-        return kept["step"], kept["seconds"], kept["level"]
+        return place
 
     def save(self, model, optimizer, **place):
         kept = {"recipe": self.text, "model": model.state_dict(), "optimizer": optimizer.state_dict()} | place
@@ -196,21 +224,25 @@ class Checkpoint:
 
 
 def train(model, recipe, checkpoint, loss, answer, device, limit=math.inf):
-    """The loop over batches, for the recipe's steps or for `limit` seconds of work, whichever is over first. `loss(batch, loops)` gives the
-    loss and its parts by name for what draw_loops() said; `answer` as in `watch`. Gives the steps and the seconds they took."""
+    """The loop over batches, for the recipe's steps or for `limit` seconds of the processor's time, whichever is over first.
+    `loss(batch, loops)` gives the loss and its parts by name for what draw_loops() said; `answer` as in `watch`. Gives the steps
+    and the seconds by the clock."""
     optim = optimizer(model, recipe.learning_rate)
-    step, before, level = checkpoint.load(model, optim, device)
+    step, before, work, level = checkpoint.load(model, optim, device)
     if step:
         print(f"goes on at step {step}", flush=True)
-    begin, watching = time.monotonic() - before, 0.0
+    begin = time.monotonic() - before
     moe = model.recurrent.block.ffn if hasattr(model, "recurrent") else None
-    while (done := max(step / recipe.steps, (time.monotonic() - begin - watching) / limit)) < 1:
+    while (done := max(step / recipe.steps, work / limit)) < 1:
+        start = time.process_time()
         rng = recipe.rng("train", step)
         torch.manual_seed(int(rng.integers(2**62)))
         level = max(level, min(1.0, (done / LATEST) ** 2))
         total, parts = loss(recipe.task.batch(rng, level), draw_loops(rng, recipe.task.reach(level)))
         if parts["right"] > MASTERED:
             level = min(1.0, level + 1 / recipe.curriculum)
+        if not total.isfinite():
+            sys.exit(f"step {step}: the loss is {total.item()}: a smaller learning_rate, or another seed, and --restart")
         optim.zero_grad(set_to_none=True)
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -220,17 +252,15 @@ def train(model, recipe, checkpoint, loss, answer, device, limit=math.inf):
         optim.step()
         if moe:
             balance(moe, share)
-        step += 1
+        step, work = step + 1, work + time.process_time() - start
         if step % REPORT == 0 or step == recipe.steps:
-            pause = time.monotonic()
             right, used = watch(answer, [recipe.task.batch(recipe.rng("watch", 4 * step + part), 1.0) for part in range(4)], device)
-            watching += time.monotonic() - pause
             seconds = time.monotonic() - begin
             named = " ".join(f"{name} {value:.3f}" for name, value in parts.items()) + f"  level {level:.2f}"
-            whole = seconds * max(1, 1 / max(step / recipe.steps, (seconds - watching) / limit))
+            whole = seconds * max(1, 1 / max(step / recipe.steps, work / limit))
             print(f"step {step:5}  {clock(seconds)} of {clock(whole)}  {named}  difficulty:right in %/loops {by_difficulty(right, used)}", flush=True)
         if step % SAVE == 0 or step == recipe.steps:
-            checkpoint.save(model, optim, step=step, seconds=time.monotonic() - begin, level=level)
+            checkpoint.save(model, optim, step=step, seconds=time.monotonic() - begin, work=work, level=level)
     return step, time.monotonic() - begin
 
 
@@ -242,9 +272,19 @@ def main():
     args.add_argument("--threads", type=int, default=1, help="CPU threads; other numbers end in other last digits [default: 1]")
     args.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[default: a GPU if there is one]")
     args = args.parse_args()
-    torch.set_num_threads(args.threads)
+    try:
+        torch.set_num_threads(args.threads)
+        torch.zeros(1, device=args.device)
+    except (RuntimeError, AssertionError) as fault:
+        sys.exit(f"--device {args.device} --threads {args.threads}: {str(fault).splitlines()[0]}")
     recipe, out = Recipe(args.recipe), args.out or HERE.parent / args.recipe
-    package = export.package()  # before the work, not after it
+    # What can go wrong at the end is tried before the work.
+    package = export.package()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as fault:
+        sys.exit(f"--out {out}: expected a folder that can be written to, found {fault.strerror}")
     torch.manual_seed(recipe.seed)
     model = Looped(recipe.config)
     initialise(model, recipe.task.roles)
@@ -265,4 +305,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on at the last checkpoint", file=sys.stderr)
+        sys.exit(130)
