@@ -146,7 +146,22 @@ class Follow:
         return rng.permutation(np.array(asked))
 
 
-class Cups:
+class Everywhere:
+    """A task whose every token is a question: prompts of some lengths, so many that a batch has about as many tokens."""
+
+    def __init__(self, tokens, lengths):
+        self.tokens, self.lengths = tokens, lengths
+
+    def reach(self, level):
+        """The hardest question at a level."""
+        return round(1 + (self.bound - 1) * level)
+
+    def batch(self, rng, level):
+        length = int(rng.choice(self.lengths))
+        return self.problems(rng, self.tokens // length, length, self.reach(level))
+
+
+class Cups(Everywhere):
     """Follow the ball: `@3` puts it under cup 3 of 5, `25` swaps cups 2 and 5; every token asks where the ball is now.
 
     Difficulty is the number of swaps since the last `@`. Until it is known the state after a loop says `~`."""
@@ -166,17 +181,6 @@ class Cups:
     )
     pre_tokenizer = words(r"@?\d+")
     start = None
-
-    def __init__(self, tokens, lengths):
-        self.tokens, self.lengths = tokens, lengths
-
-    def reach(self, level):
-        """The hardest question at a level."""
-        return round(1 + (self.bound - 1) * level)
-
-    def batch(self, rng, level):
-        length = int(rng.choice(self.lengths))
-        return self.problems(rng, self.tokens // length, length, self.reach(level))
 
     def problems(self, rng, size, length, bound, again=True):
         """Prompts of so many tokens with at most `bound` swaps in a row; without `again` the ball is put down once only."""
@@ -207,7 +211,7 @@ class Cups:
             yield self.problems(rng, 1, length, length, again=number % 2 == 1)
 
 
-class Add:
+class Add(Everywhere):
     """Addition as on paper, column by column from the right: `6+7 8+4 5+8 =` asks for each digit of 586 + 847, and `=` for the
     one in front of them. The tokenizer puts another `=` before the prompt: where nothing stands before it, a first column cannot be
     told from a second that is the same, for attention sees no difference between one thing and the same thing twice.
@@ -225,17 +229,6 @@ class Add:
     normalizer = sequence("normalizers", replace(r"\s*\+\s*", "+"))
     pre_tokenizer = words("=")
     start = "="
-
-    def __init__(self, tokens, lengths):
-        self.tokens, self.lengths = tokens, lengths
-
-    def reach(self, level):
-        """The hardest question at a level."""
-        return round(1 + (self.bound - 1) * level)
-
-    def batch(self, rng, level):
-        length = int(rng.choice(self.lengths))
-        return self.problems(rng, self.tokens // length, length, self.reach(level))
 
     def problems(self, rng, size, length, columns):
         """Prompts of so many tokens: sums of at most so many columns one after another, each with its own share of nines."""
