@@ -121,7 +121,11 @@ def main():
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         runs = {pool.submit(run, args.recipe, kind, args.minutes, args.restart): kind for kind in args.kinds}
         for done in as_completed(runs):
-            keep(recipe.name, runs[done], done.result())
+            # One that fails costs the others nothing.
+            if fault := done.exception():
+                print(f"{recipe.name} {runs[done]}: {fault}", file=sys.stderr)
+            else:
+                keep(recipe.name, runs[done], done.result())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The claims about a shipped model, on fresh problems, by the engine: `python check.py follow`.
 
 Problems are drawn that neither training nor problems.jsonl has seen, the published package answers them, then `refrain sweep`
-does at 1, 2, 4, … 128 loops on the first device (and, where a task can be so long, with prompts that fill the context) and at the model's own number of loops on the others. One line a claim; the
-exit status is 1 if one does not hold.
+does at 1, 2, 4, … 128 loops on the first device (and, where a task can be so long, with prompts that fill the context) and at
+the model's own number of loops on the others. One line a claim; the exit status is 1 if one does not hold.
 """
 
 import argparse

@@ -9,7 +9,6 @@ import sys
 import types
 from dataclasses import asdict
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -31,11 +30,11 @@ def package():
     return open_mythos.main
 
 
-def write(package, recipe, model, folder, number):
-    """Checks a model and writes its folder, the weights last. `number` says which fresh problems."""
+def write(package, recipe, model, folder):
+    """Checks a model and writes its folder, the weights last."""
     weights = {name: w.contiguous() for name, w in model.state_dict().items()}
     judge = Judge(package, recipe.config, weights)
-    batches = recipe.task.examples(recipe.rng("problems", number), PROBLEMS)
+    batches = recipe.task.examples(recipe.rng("problems", 0), PROBLEMS)
     problems = [problem for batch in batches for problem in judge.solve(model, recipe, batch)]
 
     folder.mkdir(parents=True, exist_ok=True)

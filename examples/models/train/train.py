@@ -14,7 +14,6 @@ The loss, over the questions of a batch (t counts loops from 1, d is a question'
 """
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -300,7 +299,7 @@ def main():
     checkpoint = Checkpoint(args.recipe, recipe.text, args.restart)
     _, seconds = train(model, recipe, checkpoint, loss, answer, args.device)
     model.eval().cpu()
-    export.write(package, recipe, model, out, 0)
+    export.write(package, recipe, model, out)
     print(f"{args.recipe}: trained in {clock(seconds)}, written to {out}")
 
 
