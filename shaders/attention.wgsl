@@ -72,6 +72,9 @@ fn value_sum(v: u32, count: u32) -> f32 {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
+    if (closed()) {
+        return;
+    }
     let row = list[p.list + group.x];
     let head = group.y;
     let slot = cache_slot(row.w);

@@ -14,6 +14,9 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    if (closed()) {
+        return;
+    }
     let i = group.y * WORKGROUP + thread;
     if (i < p.dim) {
         var sum = 0.0;

@@ -1,4 +1,4 @@
-// y[r] = table[token(r)]: a gather of rows. The table may be one part of a larger one: tokens outside it are left alone.
+// y[r] = table[source(r)]: a gather of rows. The table may be one part of a larger one: sources outside it are left alone.
 struct Params {
     list: u32,
     cols: u32,
@@ -15,11 +15,11 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let token = list[p.list + group.x].x;
-    if (token < p.first || token - p.first >= p.count) {
+    let source = list[p.list + group.x].x;
+    if (source < p.first || source - p.first >= p.count) {
         return;
     }
     for (var i = thread; i < p.cols; i += WORKGROUP) {
-        y[group.x * p.stride + i] = table[(token - p.first) * p.stride + i];
+        y[group.x * p.stride + i] = table[(source - p.first) * p.stride + i];
     }
 }

@@ -21,6 +21,9 @@ var<workgroup> counts: array<u32, MAX_EXPERTS>;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(local_invocation_index) thread: u32) {
+    if (closed()) {
+        return;
+    }
     for (var e = thread; e < p.experts; e += WORKGROUP) {
         var count = 0u;
         for (var row = 0u; row < p.rows; row++) {

@@ -1,9 +1,13 @@
-// x = RMSNorm(h + loop_emb(t) + e) · gain: the input of the block at a row's loop t; a workgroup a row.
+// x = RMSNorm(h + loop_emb(t) + e) · gain: the input of the block at a row's loop t; a workgroup a row. The first kernel of a
+// pass: where no token in flight runs on, it closes the gate for all that follow and does nothing itself.
 struct Params {
     rows: u32,
     list: u32,
     dim: u32,
     stride: u32,
+    context: u32,
+    places: u32,
+    pass_index: u32,
     eps: f32,
 }
 
@@ -13,24 +17,40 @@ struct Params {
 @group(0) @binding(3) var<storage, read> e: array<f32>;
 @group(0) @binding(4) var<storage, read> loop_emb: array<f32>;
 @group(0) @binding(5) var<storage, read> gain: array<f32>;
-@group(0) @binding(6) var<storage, read_write> x: array<f32>;
+@group(0) @binding(6) var<storage, read> act: array<f32>;
+@group(0) @binding(7) var<storage, read_write> x: array<f32>;
+@group(0) @binding(8) var<storage, read_write> gate: array<u32>;
 
-fn sum_at(row: u32, t: u32, i: u32) -> f32 {
-    return h[row * p.stride + i] + loop_emb[t * p.stride + i] + e[row * p.stride + i];
-}
+// Words of gate: whether the pass is on, and the first of the marks of the passes that ran.
+const LIVE: u32 = 64u;
+const MARKS: u32 = 128u;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
-    let t = list[p.list + group.x].w;
+    var own = 0.0;
+    for (var place = lane.index; place < p.places; place += WORKGROUP) {
+        own = max(own, act[place * 8u + 7u]);
+    }
+    let live = reduce_max(own, lane) > 0.0;
+    if (group.x == 0u && lane.index == 0u) {
+        gate[LIVE] = select(0u, 1u, live);
+        gate[MARKS + p.pass_index] = select(0u, 1u, live);
+    }
+    let row = list[p.list + group.x];
+    let state = state_row(row) * p.stride;
+    let emb = row.w * p.stride;
     var squares = 0.0;
     for (var i = lane.index; i < p.dim; i += WORKGROUP) {
-        let u = sum_at(group.x, t, i);
+        let u = h[state + i] + loop_emb[emb + i] + e[state + i];
         squares += u * u;
     }
     let mean = reduce_sum(squares, lane) / f32(p.dim);
     let scale = inverseSqrt(mean + p.eps);
     let overflow = max(mean - 3.0e38, 0.0); // see rmsnorm.wgsl
-    for (var i = lane.index; i < p.dim; i += WORKGROUP) {
-        x[group.x * p.stride + i] = sum_at(group.x, t, i) * scale * gain[i] + overflow;
+    if (live) {
+        for (var i = lane.index; i < p.dim; i += WORKGROUP) {
+            let u = h[state + i] + loop_emb[emb + i] + e[state + i];
+            x[group.x * p.stride + i] = u * scale * gain[i] + overflow;
+        }
     }
 }

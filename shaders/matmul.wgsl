@@ -22,6 +22,9 @@ const FOUR: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
 
 @compute @workgroup_size(SIDE, SIDE)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>) {
+    if (closed()) {
+        return;
+    }
     let o = (group.x * SIDE + thread.x) * 4u;
     let row = (group.y * SIDE + thread.y) * 4u;
     let b = group.z;

@@ -20,6 +20,9 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    if (closed()) {
+        return;
+    }
     let o = group.x * (WORKGROUP / LANES) + thread / LANES;
     let row = group.y;
     let b = group.z;

@@ -1,4 +1,5 @@
-// x' = x + ((down · x) ⊙ scale[t]) · lora_b;  h = A ⊙ h + B ⊙ e + x'; a workgroup a row. lti holds A, then B.
+// x' = x + ((down · x) ⊙ scale[t]) · lora_b;  h = A ⊙ h + B ⊙ e + x'; a workgroup a row. lti holds A, then B; x lies by row,
+// h and e by sequence and position.
 struct Params {
     rows: u32,
     list: u32,
@@ -7,6 +8,7 @@ struct Params {
     rank: u32,
     rank_stride: u32,
     scales: u32,
+    context: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -25,9 +27,13 @@ var<workgroup> low: array<f32, MAX_RANK>;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
+    if (closed()) {
+        return;
+    }
     let row = group.x * p.stride;
     // Beyond the trained loops the last row of the table serves.
     let t = min(list[p.list + group.x].w, p.scales - 1u);
+    let state = state_row(list[p.list + group.x]) * p.stride;
     for (var k = 0u; k < p.rank; k++) {
         var part = 0.0;
         for (var i = lane.index; i < p.dim; i += WORKGROUP) {
@@ -44,6 +50,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         for (var k = 0u; k < p.rank; k++) {
             lora += low[k] * lora_b[k * p.stride + i];
         }
-        h[row + i] = lti[i] * h[row + i] + lti[p.stride + i] * e[row + i] + (x[row + i] + lora);
+        h[state + i] = lti[i] * h[state + i] + lti[p.stride + i] * e[state + i] + (x[row + i] + lora);
     }
 }

@@ -14,6 +14,9 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
+    if (closed()) {
+        return;
+    }
     let x_start = group.x * p.x_stride;
     var squares = 0.0;
     for (var i = lane.index; i < p.dim; i += WORKGROUP) {

@@ -20,6 +20,9 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    if (closed()) {
+        return;
+    }
     let row = group.x;
     let position = list[p.list + row].z;
     for (var n = thread; n < p.heads * p.pairs; n += WORKGROUP) {

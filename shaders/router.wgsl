@@ -24,6 +24,9 @@ var<workgroup> chosen: array<f32, MAX_EXPERTS>;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    if (closed()) {
+        return;
+    }
     for (var e = thread; e < p.experts; e += WORKGROUP) {
         var sum = 0.0;
         for (var i = 0u; i < p.ins; i++) {

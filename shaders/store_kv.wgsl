@@ -24,6 +24,9 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    if (closed()) {
+        return;
+    }
     let row = list[p.list + group.x];
     let slot = cache_slot(row.w);
     if (slot >= p.slots || !cache_has(row)) {

@@ -25,6 +25,9 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
+    if (closed()) {
+        return;
+    }
     let row = list[p.list + group.x];
     let slot = cache_slot(row.w);
     let c = group.x * p.x_stride + p.x_start;

@@ -12,6 +12,9 @@ struct Params {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    if (closed()) {
+        return;
+    }
     let i = group.y * WORKGROUP + thread;
     if (i < p.dim) {
         let gate = x[group.x * p.x_stride + i];

@@ -63,6 +63,10 @@ pub enum Link {
     RopeTurn,
     /// `cache_slot`, `cache_start`: where a row's sequence lies in the cache.
     Cache,
+    /// `state_row`: where a row's state lies.
+    State,
+    /// `closed`: whether the pass is needed no more. Binds the device's gate as group 1.
+    Gate,
 }
 
 /// What is chosen from the facts of an adapter: constants in the header of every shader, and which files are linked.

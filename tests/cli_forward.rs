@@ -123,7 +123,11 @@ fn forward_writes_what_was_asked_for() {
     let counted: Value = serde_json::from_slice(&std::fs::read(&counters).unwrap()).unwrap();
     let dispatches = counted["dispatches"].as_u64().unwrap();
     assert!(dispatches > 100, "{counted}");
-    let expected = json!({"passes": 2, "rows": 48 * 6, "rows_catching_up": 0, "dispatches": dispatches, "submits": 0, "read_backs": 2});
+    let bytes = &counted["weight_bytes"];
+    // Two chunks of six loops.
+    let expected = json!({"passes": 12, "rows": 48 * 6, "rows_catching_up": 0, "dispatches": dispatches, "empty_dispatches": 0,
+        "submits": 0, "read_backs": 2, "polls": 0, "weight_bytes": bytes});
+    assert!(bytes.as_u64().unwrap() > 0);
     assert_eq!(counted, expected);
     let decode = ("logits_decode".to_string(), vec![2, 1, 97]);
     assert_eq!(run(&["--prompt-len", "24"]), [whole[0].clone(), decode, whole[1].clone()]);
@@ -230,7 +234,7 @@ fn forward_refuses_bad_inputs() {
         fails(&[&common[..], &["--device", device]].concat(), "no_adapter", &[words]);
     }
     // Arguments that cannot be read are clap's to refuse, with its own status.
-    for extra in [&["--schedule", "lazy"][..], &["--decode", "1"], &["--loops", "-1"]] {
+    for extra in [&["--schedule", "soon"][..], &["--decode", "1"], &["--loops", "-1"]] {
         let common = ["forward", text(&case), "--inputs", text(&golden_inputs), "--out", text(&out)];
         assert_eq!(refrain(&[&common[..], extra].concat()).status.code(), Some(2), "{extra:?}");
     }

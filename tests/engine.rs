@@ -6,7 +6,7 @@ use refrain::backend::{DeviceChoice, DeviceOptions};
 use refrain::generate::{Model, Params};
 use refrain::model::defaults::Exit;
 use refrain::model::files::Source;
-use refrain::model::{Depth, Engine, Feed, Logits, Options, Prediction};
+use refrain::model::{Depth, Detail, Engine, Feed, Logits, Options, Prediction};
 use refrain::shipped;
 
 use crate::devices;
@@ -87,7 +87,7 @@ fn tensors_over_the_binding_limit_are_split() {
         for name in ["gqa_tiny", "mla_bias"] {
             let case = Case::open(name);
             let whole = one_pass(&case, &mut case.engine(options.clone(), None));
-            let limit = if name == "gqa_tiny" { 20_000 } else { 24_000 };
+            let limit = if name == "gqa_tiny" { 20_000 } else { 31_000 };
             let small = DeviceOptions { max_binding: Some(limit), ..options.clone() };
             let mut engine = case.engine(small, None);
             assert_same(&format!("{name} on {device}, at most {limit} bytes a binding"), &whole, &one_pass(&case, &mut engine));
@@ -158,7 +158,7 @@ fn depth_is_what_was_asked_for() {
         let mut run = |depth: Depth| {
             let mut one = sequences(&engine, 1);
             let mut feeds = [Feed { sequence: &mut one[0], tokens: &tokens }];
-            block_on(engine.forward_traced(&mut feeds, depth, ALL)).unwrap()
+            block_on(engine.forward_traced(&mut feeds, depth, ALL, Detail { states: true, ..Detail::default() })).unwrap()
         };
         let (free, _) = run(case.depth());
         let halting: Vec<usize> = free.rows.iter().map(|row| row.loops).collect();
@@ -167,12 +167,12 @@ fn depth_is_what_was_asked_for() {
         // Halting only from loop 4 on: nobody stops before, and p counts as 0 until then.
         let (late, trace) = run(Depth { min_loops: 4, ..case.depth() });
         assert!(late.rows.iter().all(|row| row.loops >= 4), "{device}");
-        assert!(trace.loops[2].halt_p.iter().all(|p| *p == 0.0) && trace.loops[3].halt_p.iter().all(|p| *p > 0.0), "{device}");
+        assert!(trace.tokens.iter().all(|token| token.loops[2].halt_p == 0.0 && token.loops[3].halt_p > 0.0), "{device}");
 
         // A fixed number: every token runs it, and the output is h after it.
         let (fixed, trace) = run(Depth { loops: 5, min_loops: 0, exit: Exit::Fixed });
         assert!(fixed.rows.iter().all(|row| row.loops == 5 && !row.halted), "{device}");
-        assert_eq!(trace.recurrent, trace.loops[4].h, "{device}");
+        assert!(trace.tokens.iter().all(|token| token.recurrent == token.loops[4].h), "{device}");
 
         // Fewer loops are a prefix of more.
         let (few, _) = run(Depth { loops: 2, ..case.depth() });
@@ -204,14 +204,6 @@ fn what_cannot_be_run_is_refused_before_anything_changes() {
     let mut strange = other.sequence().unwrap();
     let result = block_on(engine.forward(&mut [Feed { sequence: &mut strange, tokens: &[1] }], depth, ALL));
     assert_eq!(result.unwrap_err().code(), "usage");
-
-    // Shallow tokens have no keys for deep ones to look at.
-    let mut shallow = Depth { loops: 2, ..depth };
-    block_on(engine.forward(&mut [Feed { sequence: &mut sequence, tokens: &[1, 2] }], shallow, ALL)).unwrap();
-    shallow.loops = 3;
-    let result = block_on(engine.forward(&mut [Feed { sequence: &mut sequence, tokens: &[3] }], shallow, ALL));
-    assert_eq!(result.unwrap_err().code(), "usage");
-    assert_eq!(sequence.len(), 2);
 
     for (options, code) in [
         (Options { loops: Some(0), ..Default::default() }, "loops"),
@@ -303,8 +295,13 @@ fn a_decoded_token_allocates_nothing_and_waits_once() {
             let after = engine.counters();
             assert_eq!(engine.allocated_bytes(), bytes, "{device}");
             assert_eq!(after.read_backs - before.read_backs, 1, "{device}");
-            per_token.push((after.dispatches - before.dispatches, after.submits - before.submits));
+            // Each pass has the same kernels, whoever is in it.
+            let kernels = (after.dispatches - before.dispatches) - (after.empty_dispatches - before.empty_dispatches);
+            per_token.push((after.passes - before.passes, kernels));
         }
-        assert!(per_token.windows(2).all(|pair| pair[0] == pair[1]), "{device}: {per_token:?}");
+        let per_pass = |a: &(u64, u64), b: &(u64, u64)| (a.1 as i64 - b.1 as i64, a.0 as i64 - b.0 as i64);
+        let (kernels, passes) = per_token.windows(2).map(|pair| per_pass(&pair[0], &pair[1])).find(|(_, passes)| *passes != 0).unwrap();
+        let same = per_token.windows(2).map(|pair| per_pass(&pair[0], &pair[1])).all(|(k, p)| k * passes == p * kernels);
+        assert!(same, "{device}: passes and kernels {per_token:?}");
     }
 }

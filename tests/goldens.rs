@@ -8,7 +8,7 @@ use pollster::block_on;
 use refrain::backend::DeviceOptions;
 use refrain::model::defaults::Exit;
 use refrain::model::files::Source;
-use refrain::model::{Depth, Engine, Feed, Logits, Options, Sequence};
+use refrain::model::{Depth, Detail, Engine, Feed, Logits, LoopTrace, Options, Schedule, Sequence, TokenTrace};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -120,21 +120,27 @@ fn check_case(case: &Case, device: &str, engine: &mut Engine) {
     let mut all = sequences(engine, case.batch);
     let mut feeds: Vec<Feed> =
         all.iter_mut().zip(&tokens).map(|(sequence, tokens)| Feed { sequence, tokens: &tokens[..case.prompt] }).collect();
-    let (output, trace) = block_on(engine.forward_traced(&mut feeds, case.depth(), ALL)).unwrap();
-    case.close(device, "embed", &trace.embed, STAGES);
-    for (i, x) in trace.prelude.iter().enumerate() {
-        case.close(device, &format!("prelude.{i}"), x, STAGES);
-    }
-    let loops = |f: fn(&refrain::model::LoopTrace) -> &Vec<f32>| trace.loops.iter().flat_map(f).copied().collect::<Vec<f32>>();
-    case.close(device, "loop.h", &loops(|l| &l.h), STAGES);
-    case.close(device, "loop.halt_p", &loops(|l| &l.halt_p), STAGES);
-    case.close(device, "loop.weight", &loops(|l| &l.weight), STAGES);
-    case.close(device, "loop.gates", &loops(|l| &l.gates), STAGES);
-    case.equal(device, "loop.experts", trace.loops.iter().flat_map(|l| &l.experts).map(|id| i64::from(*id)));
-    case.close(device, "recurrent", &trace.recurrent, STAGES);
-    for (i, x) in trace.coda.iter().enumerate() {
-        case.close(device, &format!("coda.{i}"), x, STAGES);
-    }
+    // The golden file holds every token at every loop.
+    engine.set_schedule(Schedule::Full);
+    let detail = Detail { states: true, experts: true, lens: 0 };
+    let (output, trace) = block_on(engine.forward_traced(&mut feeds, case.depth(), ALL, detail)).unwrap();
+    engine.set_schedule(Schedule::Lazy);
+    let stage = |name: &str, take: &dyn Fn(&TokenTrace) -> &Vec<f32>| {
+        case.close(device, name, &trace.tokens.iter().flat_map(take).copied().collect::<Vec<f32>>(), STAGES);
+    };
+    stage("embed", &|token| &token.embed);
+    (0..engine.config().prelude_layers).for_each(|i| stage(&format!("prelude.{i}"), &|token| &token.prelude[i]));
+    stage("recurrent", &|token| &token.recurrent);
+    (0..engine.config().coda_layers).for_each(|i| stage(&format!("coda.{i}"), &|token| &token.coda[i]));
+    // (L, B, T, …)
+    let at = |t: usize| trace.tokens.iter().map(move |token| &token.loops[t]);
+    let loops = || (0..case.loops).flat_map(at);
+    let each = |name: &str, take: fn(&LoopTrace) -> Vec<f32>| case.close(device, name, &loops().flat_map(take).collect::<Vec<_>>(), STAGES);
+    each("loop.h", |at| at.h.clone());
+    each("loop.halt_p", |at| vec![at.halt_p]);
+    each("loop.weight", |at| vec![at.weight]);
+    each("loop.gates", |at| at.experts.iter().map(|(_, gate)| *gate).collect());
+    case.equal(device, "loop.experts", loops().flat_map(|at| &at.experts).map(|(id, _)| i64::from(*id)));
     case.equal(device, "loops_used", output.rows.iter().map(|row| row.loops as i64));
     let logits: Vec<f32> = output.predictions.iter().flat_map(|p| p.logits.iter().copied()).collect();
     case.close(device, "logits_prompt", &logits, LOGITS);

@@ -11,10 +11,11 @@ use std::time::Instant;
 
 use bench::{Bench, MAX_WORDS, Made};
 use cases::{Case, table};
-use refrain::backend::{Backend, DeviceChoice, DeviceOptions};
+use refrain::backend::{Backend, DeviceChoice, DeviceOptions, Span};
 use refrain::error::Error;
 use refrain::kernel::{Kernel, Tier};
-use refrain::kernels::{ALL, rmsnorm, swiglu};
+use refrain::kernels::inject::{Gating, inject};
+use refrain::kernels::{ALL, RowList, States, rmsnorm, swiglu};
 use refrain::tensor::Dtype;
 
 use crate::devices;
@@ -116,6 +117,37 @@ fn the_table_has_every_kernel_and_every_case_writes_something() {
         let made = run(case, &mut cpu(), Tier::BASELINE);
         let same = |made: &Made| made.after.iter().zip(&made.before).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(!made.iter().all(same), "{} ({}) writes nothing", case.kernel, case.what);
+    }
+}
+
+#[test]
+fn a_closed_gate_keeps_out_what_depends_on_it() {
+    for (name, options) in devices::all() {
+        let mut backend = devices::open(&options);
+        let gate = *backend.gate();
+        let mut tensor = |what, rows, cols| backend.tensor(what, Dtype::F32, rows, cols).expect("a small tensor");
+        let (act, x, y, one) = (tensor("act", 1, 8), tensor("x", 1, 4), tensor("y", 1, 4), tensor("one", 1, 4));
+        let states = States { h: tensor("h", 1, 4), e: tensor("e", 1, 4), context: 1 };
+        let table = backend.tensor("list", Dtype::U32, 1, 4).expect("a small tensor");
+        let mut pass = backend.pass();
+        pass.gated();
+        let (list, gating) = (RowList { table, first: 0, rows: 1 }, Gating { act: &act, gate: &gate, pass_index: 5 });
+        inject(&mut pass, list, &states, &one, &one, gating, &x).expect("recorded");
+        rmsnorm::rmsnorm(&mut pass, &one, &one, &y, 1).expect("recorded");
+        let plan = backend.plan(pass).expect("a plan");
+        backend.write(&one, 0, &[1.0; 4]).expect("written");
+        for (running, found) in [(0.0, 0.0), (1.0, 1.0), (0.0, 2.0)] {
+            // What y holds beforehand stays where the gate is closed.
+            backend.write(&act, 7, &[running]).expect("written");
+            backend.write(&y, 0, &[found; 4]).expect("written");
+            let read = pollster::block_on(async {
+                backend.run(&plan).await?;
+                backend.read(&[Span::rows(&y, 0, 1), Span::words(&gate, 128 + 5, 1)]).await
+            });
+            let read = read.expect("read");
+            assert!((read[0][0] - found).abs() < 1e-5, "{name}: {read:?}, expected {found}");
+            assert_eq!(read[1][0].to_bits(), running as u32, "{name}: the mark of a pass that ran");
+        }
     }
 }
 

@@ -7,9 +7,9 @@ use std::{fs, iter};
 
 use naga::proc::Layouter;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use naga::{AddressSpace, Module, Scalar, StorageAccess, TypeInner, VectorSize};
+use naga::{AddressSpace, GlobalVariable, Module, Scalar, StorageAccess, TypeInner, VectorSize};
 use refrain::backend::wgsl::source;
-use refrain::kernel::{AnyKernel, Tier};
+use refrain::kernel::{AnyKernel, Link, Tier};
 use refrain::kernels::ALL;
 use refrain::tensor::Dtype;
 
@@ -41,11 +41,14 @@ fn for_all(check: impl Fn(&dyn AnyKernel, &Tier, &Module, &str)) {
 #[test]
 fn the_parameters_are_the_declared_ones() {
     for_all(|kernel, _, module, place| {
-        let uniforms: Vec<_> = module.global_variables.iter().filter(|(_, var)| var.space == AddressSpace::Uniform).collect();
-        assert_eq!(uniforms.len(), 1, "{place}: uniform variables");
-        let var = uniforms[0].1;
-        let at = var.binding.as_ref().map(|binding| (binding.group, binding.binding));
-        assert_eq!((var.name.as_deref(), at), (Some("p"), Some((0, 0))), "{place}: name and binding of the parameters");
+        let uniforms: Vec<_> =
+            module.global_variables.iter().map(|(_, var)| var).filter(|var| var.space == AddressSpace::Uniform).collect();
+        let binding = |var: &&GlobalVariable| var.binding.as_ref().map_or((9, 9), |binding| (binding.group, binding.binding));
+        let mut found: Vec<_> = uniforms.iter().map(|var| (binding(var), var.name.as_deref().unwrap_or_default())).collect();
+        found.sort_unstable();
+        let gate = kernel.links().contains(&Link::Gate).then_some(((1, 0), "gate"));
+        assert_eq!(found, [((0, 0), "p")].into_iter().chain(gate).collect::<Vec<_>>(), "{place}: uniform variables");
+        let Some(var) = uniforms.iter().find(|var| binding(var) == (0, 0)) else { panic!("{place}: no parameters") };
         let TypeInner::Struct { members, .. } = &module.types[var.ty].inner else { panic!("{place}: p is no struct") };
         let found: Vec<_> = members
             .iter()

@@ -1,16 +1,27 @@
 //! The CPU backend: a buffer is a vector, a dispatch is a call of the kernel's twin. Exact reference, and the fallback where
 //! there is no GPU.
 
-use crate::backend::pass::Pass;
+use crate::backend::pass::{Dispatch, Pass};
+use crate::backend::{GATE_LIVE, new_gate};
+use crate::kernel::Link;
 use crate::tensor::BufferId;
 
 /// Buffers in host memory. Words of `u32` tensors are kept as the bits of `f32`.
-#[derive(Default)]
 pub(crate) struct Cpu {
     buffers: Vec<Vec<f32>>,
 }
 
 impl Cpu {
+    /// A memory that holds the gate, and nothing else.
+    pub fn new() -> Self {
+        Self { buffers: vec![bytemuck::cast_slice(&new_gate()).to_vec()] }
+    }
+
+    /// Whether the gate keeps a dispatch from running.
+    fn keeps_out(&self, dispatch: &Dispatch) -> bool {
+        dispatch.gated && dispatch.kernel.links().contains(&Link::Gate) && self.buffers[0][GATE_LIVE].to_bits() == 0
+    }
+
     /// A zeroed buffer, or `None` where the memory cannot be had.
     pub fn alloc(&mut self, words: usize) -> Option<BufferId> {
         let mut buffer = Vec::new();
@@ -45,6 +56,9 @@ impl Cpu {
     /// Runs dispatch `index` of a pass.
     pub fn run_one(&mut self, pass: &Pass, index: usize) {
         let dispatch = &pass.dispatches[index];
+        if self.keeps_out(dispatch) {
+            return;
+        }
         let (reads, writes) = dispatch.buffers.split_at(dispatch.reads);
         // Written buffers are moved out so that they can be borrowed mutably while the others are read; a pass never binds them twice.
         let mut taken: Vec<Vec<f32>> = writes.iter().map(|id| std::mem::take(&mut self.buffers[id.0 as usize])).collect();

@@ -1,7 +1,8 @@
 //! The GPU backend, and the only file that knows wgpu: adapters, pipelines, bind groups, submits and read-backs.
 //!
-//! All parameters of a plan lie in one uniform buffer at dynamic offsets; bind groups are shared by the dispatches that bind the
-//! same buffers, so the loops of a plan need no more of them than one loop.
+//! The parameters of all plans lie in one uniform buffer at dynamic offsets, and a bind group is made once for a kernel and its
+//! buffers: a plan for another number of rows costs no more than its parameters. What is run waits in an open command encoder until
+//! there is enough of it for a submit, or until something is written or looked at.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,13 +11,16 @@ use std::sync::{Arc, Mutex};
 use crate::backend::Span;
 use crate::backend::device::{AdapterInfo, AdapterKind, DeviceInfo};
 use crate::backend::pass::Pass;
-use crate::backend::wgsl;
+use crate::backend::{GATE_LIVE, new_gate, wgsl};
 use crate::error::{Error, Result};
-use crate::kernel::{AnyKernel, Tier};
+use crate::kernel::{AnyKernel, Link, Tier};
 use crate::tensor::BufferId;
 
 /// Dispatches per submit: long work is split, so that no submit runs into a driver's time limit.
 const DISPATCHES_PER_SUBMIT: usize = 64;
+
+/// Dispatches whose parameters there is room for. When they are used up, all plans are made anew.
+const SLOTS: usize = 8192;
 
 /// Bytes of writes after which a submit is made.
 const MOST_UNSUBMITTED: usize = 64 << 20;
@@ -96,6 +100,28 @@ fn tier(info: &AdapterInfo, features: wgpu::Features) -> Tier {
 struct Pipeline {
     pipeline: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
+    /// Whether it asks the gate.
+    gated: bool,
+}
+
+/// The gate as the shaders see it: a uniform that is either always 1 or says whether the pass is needed.
+struct Gate {
+    layout: wgpu::BindGroupLayout,
+    bind_group: wgpu::BindGroup,
+}
+
+/// Dispatches that are encoded and not submitted yet.
+struct Open {
+    encoder: wgpu::CommandEncoder,
+    dispatches: usize,
+}
+
+/// Words on their way into a mapped buffer.
+pub(crate) struct Look {
+    staging: wgpu::Buffer,
+    submission: wgpu::SubmissionIndex,
+    arrived: futures_channel::oneshot::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
+    lens: Vec<usize>,
 }
 
 /// A device, its pipelines and its buffers.
@@ -106,8 +132,19 @@ pub(crate) struct Gpu {
     tier: Tier,
     max_binding: u64,
     pipelines: HashMap<&'static str, Arc<Pipeline>>,
+    bind_groups: HashMap<(&'static str, Vec<BufferId>), wgpu::BindGroup>,
+    gate: Gate,
+    /// The parameters of all plans, and how many dispatches have theirs there.
+    params: wgpu::Buffer,
+    align: usize,
+    used: usize,
+    /// How often the parameters were begun anew.
+    epoch: usize,
+    /// Buffer 0 is the gate.
     buffers: Vec<wgpu::Buffer>,
-    staging: Option<wgpu::Buffer>,
+    staging: Vec<wgpu::Buffer>,
+    open: Option<Open>,
+    submits: u64,
     /// Bytes written since the last submit.
     unsubmitted: usize,
     /// The first thing that went wrong outside a call that could have returned it. Nothing runs after it.
@@ -124,6 +161,7 @@ enum Fault {
 /// A pass with everything made that replaying needs.
 pub(crate) struct Plan {
     steps: Vec<Step>,
+    epoch: usize,
 }
 
 struct Step {
@@ -131,6 +169,8 @@ struct Step {
     bind_group: wgpu::BindGroup,
     offset: u32,
     grid: [u32; 3],
+    /// Where the gate is read, for a kernel that asks it.
+    gate: Option<u32>,
 }
 
 impl Gpu {
@@ -184,6 +224,14 @@ impl Gpu {
             keep_first(&first, Fault::Lost(format!("{reason:?}: {message}")));
         });
         let tier = forced.unwrap_or_else(|| tier(&info, device.features()));
+        let align = device.limits().min_uniform_buffer_offset_alignment as usize;
+        let (gate_buffer, gate) = make_gate(&device, &queue);
+        let params = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("parameters"),
+            size: (SLOTS * align) as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
         Self {
             max_binding: info.max_binding,
             info: DeviceInfo::gpu(info),
@@ -191,8 +239,16 @@ impl Gpu {
             device,
             queue,
             pipelines: HashMap::new(),
-            buffers: Vec::new(),
-            staging: None,
+            bind_groups: HashMap::new(),
+            gate,
+            params,
+            align,
+            used: 0,
+            epoch: 0,
+            buffers: vec![gate_buffer],
+            staging: Vec::new(),
+            open: None,
+            submits: 0,
             unsubmitted: 0,
             fault,
         }
@@ -225,6 +281,8 @@ impl Gpu {
 
     /// Overwrites words from `offset` on.
     pub fn write(&mut self, id: BufferId, offset: usize, data: &[f32]) {
+        // A write takes place before what is submitted after it: what should come first has to go first.
+        self.flush();
         self.queue.write_buffer(&self.buffers[id.0 as usize], offset as u64 * 4, bytemuck::cast_slice(data));
         // Written bytes wait in host memory for the next submit: a load must not pile up a whole model there.
         self.unsubmitted += data.len() * 4;
@@ -236,27 +294,39 @@ impl Gpu {
 
     /// Compiles what is missing and lays out parameters and bind groups.
     pub fn plan(&mut self, pass: &Pass) -> Result<Plan> {
-        let align = self.device.limits().min_uniform_buffer_offset_alignment as usize;
-        let mut params = vec![0u8; pass.dispatches.len() * align];
-        for (slot, dispatch) in params.chunks_mut(align).zip(&pass.dispatches) {
+        let count = pass.dispatches.len();
+        if count > SLOTS {
+            return Err(Error::Gpu { doing: "preparing a pass".into(), reason: format!("{count} dispatches, at most {SLOTS}") });
+        }
+        if self.used + count > SLOTS {
+            // What still needs the old parameters goes before they are overwritten.
+            self.flush();
+            (self.used, self.epoch) = (0, self.epoch + 1);
+        }
+        let mut params = vec![0u8; count * self.align];
+        let mut steps = Vec::with_capacity(count);
+        for (i, (slot, dispatch)) in params.chunks_mut(self.align).zip(&pass.dispatches).enumerate() {
             slot[..dispatch.params.len()].copy_from_slice(&dispatch.params);
-        }
-        let uniforms =
-            self.buffer("parameters", params.len().max(align) as u64, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST);
-        self.queue.write_buffer(&uniforms, 0, &params);
-        let mut groups: HashMap<(&str, &[BufferId]), wgpu::BindGroup> = HashMap::new();
-        let mut steps = Vec::with_capacity(pass.dispatches.len());
-        for (i, dispatch) in pass.dispatches.iter().enumerate() {
             let pipeline = self.pipeline(dispatch.kernel)?;
-            let bind_group = groups
-                .entry((dispatch.kernel.name(), &dispatch.buffers))
-                .or_insert_with(|| self.bind_group(&pipeline, dispatch.kernel, &uniforms, &dispatch.buffers))
-                .clone();
-            let grid = dispatch.grid.map(|n| n as u32);
-            steps.push(Step { pipeline, bind_group, offset: (i * align) as u32, grid });
+            let bind_group = self.bind_group(&pipeline, dispatch.kernel, &dispatch.buffers);
+            let gate = pipeline.gated.then_some(if dispatch.gated { GATE_LIVE as u32 * 4 } else { 0 });
+            let (offset, grid) = (((self.used + i) * self.align) as u32, dispatch.grid.map(|n| n as u32));
+            steps.push(Step { pipeline, bind_group, offset, grid, gate });
         }
+        self.queue.write_buffer(&self.params, (self.used * self.align) as u64, &params);
+        self.used += count;
         self.check("preparing a pass")?;
-        Ok(Plan { steps })
+        Ok(Plan { steps, epoch: self.epoch })
+    }
+
+    /// Whether a plan's parameters are still there.
+    pub fn is_current(&self, plan: &Plan) -> bool {
+        plan.epoch == self.epoch
+    }
+
+    /// Command buffers submitted so far.
+    pub fn submits(&self) -> u64 {
+        self.submits
     }
 
     fn pipeline(&mut self, kernel: &'static dyn AnyKernel) -> Result<Arc<Pipeline>> {
@@ -279,9 +349,11 @@ impl Gpu {
             entries.push(entry(i + 1, wgpu::BufferBindingType::Storage { read_only: i < reads.len() }));
         }
         let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let gated = kernel.links().contains(&Link::Gate);
+        let groups = [Some(&layout), Some(&self.gate.layout)];
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label,
-            bind_group_layouts: &[Some(&layout)],
+            bind_group_layouts: if gated { &groups } else { &groups[..1] },
             immediate_size: 0,
         });
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -293,14 +365,18 @@ impl Gpu {
             cache: None,
         });
         self.check(&format!("compiling kernel {}", kernel.name()))?;
-        let pipeline = Arc::new(Pipeline { pipeline, layout });
+        let pipeline = Arc::new(Pipeline { pipeline, layout, gated });
         self.pipelines.insert(kernel.name(), pipeline.clone());
         Ok(pipeline)
     }
 
-    fn bind_group(&self, pipeline: &Pipeline, kernel: &dyn AnyKernel, uniforms: &wgpu::Buffer, buffers: &[BufferId]) -> wgpu::BindGroup {
+    fn bind_group(&mut self, pipeline: &Pipeline, kernel: &dyn AnyKernel, buffers: &[BufferId]) -> wgpu::BindGroup {
+        let key = (kernel.name(), buffers.to_vec());
+        if let Some(bind_group) = self.bind_groups.get(&key) {
+            return bind_group.clone();
+        }
         let size = wgpu::BufferSize::new(kernel.fields().len() as u64 * 4);
-        let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: uniforms, offset: 0, size });
+        let params = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &self.params, offset: 0, size });
         let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: params }];
         entries.extend(
             buffers
@@ -309,59 +385,88 @@ impl Gpu {
                 .map(|(i, id)| wgpu::BindGroupEntry { binding: i as u32 + 1, resource: self.buffers[id.0 as usize].as_entire_binding() }),
         );
         let descriptor = wgpu::BindGroupDescriptor { label: Some(kernel.name()), layout: &pipeline.layout, entries: &entries };
-        self.device.create_bind_group(&descriptor)
+        let bind_group = self.device.create_bind_group(&descriptor);
+        self.bind_groups.insert(key, bind_group.clone());
+        bind_group
     }
 
-    /// Submits dispatches of a plan; returns the number of submits.
-    pub fn run(&mut self, plan: &Plan, range: Range<usize>) -> Result<u64> {
+    /// Encodes dispatches of a plan; submits them as they come to be enough.
+    pub fn run(&mut self, plan: &Plan, range: Range<usize>) -> Result<()> {
         self.check("running a pass")?;
-        let mut submits = 0;
-        for steps in plan.steps[range].chunks(DISPATCHES_PER_SUBMIT) {
-            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
-            {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: None });
-                for step in steps {
-                    pass.set_pipeline(&step.pipeline.pipeline);
-                    pass.set_bind_group(0, &step.bind_group, &[step.offset]);
-                    pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
-                }
-            }
-            self.queue.submit([encoder.finish()]);
-            submits += 1;
+        if !self.is_current(plan) {
+            return Err(Error::Usage { reason: "the parameters of this plan have been overwritten".into() });
         }
-        Ok(submits)
+        for steps in plan.steps[range].chunks(DISPATCHES_PER_SUBMIT) {
+            let open = self.open.get_or_insert_with(|| Open {
+                encoder: self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None }),
+                dispatches: 0,
+            });
+            let mut pass = open.encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: None });
+            for step in steps {
+                pass.set_pipeline(&step.pipeline.pipeline);
+                pass.set_bind_group(0, &step.bind_group, &[step.offset]);
+                if let Some(offset) = step.gate {
+                    pass.set_bind_group(1, &self.gate.bind_group, &[offset]);
+                }
+                pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
+            }
+            drop(pass);
+            open.dispatches += steps.len();
+            if open.dispatches >= DISPATCHES_PER_SUBMIT {
+                self.flush();
+            }
+        }
+        Ok(())
     }
 
-    /// Copies the spans into one staging buffer, waits once, and hands out the words.
-    pub async fn read(&mut self, spans: &[Span]) -> Result<Vec<Vec<f32>>> {
+    /// Submits what is encoded.
+    fn flush(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.queue.submit([open.encoder.finish()]);
+            self.submits += 1;
+        }
+    }
+
+    /// Copies the spans into one staging buffer and asks for it to be mapped, after all that was run before.
+    pub fn look(&mut self, spans: &[Span]) -> Result<Look> {
         self.check("running a pass")?;
         let bytes = spans.iter().map(|s| s.len as u64 * 4).sum::<u64>().max(4);
-        // Taken out while it is mapped: a caller that drops this future leaves no half-mapped buffer behind.
-        let staging = match self.staging.take() {
-            Some(staging) if staging.size() >= bytes => staging,
-            _ => {
+        // Taken out while it is mapped: a caller that drops the look leaves no half-mapped buffer behind.
+        let staging = match self.staging.iter().position(|staging| staging.size() >= bytes) {
+            Some(at) => self.staging.swap_remove(at),
+            None => {
                 let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
                 let staging = self.buffer("staging", bytes.next_power_of_two(), usage);
                 self.check("allocating a staging buffer")?;
                 staging
             }
         };
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
+        let mut encoder = match self.open.take() {
+            Some(open) => open.encoder,
+            None => self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None }),
+        };
         let mut offset = 0;
         for span in spans {
             let source = &self.buffers[span.buffer.0 as usize];
             encoder.copy_buffer_to_buffer(source, span.offset as u64 * 4, &staging, offset, span.len as u64 * 4);
             offset += span.len as u64 * 4;
         }
-        self.queue.submit([encoder.finish()]);
-        let (sender, receiver) = futures_channel::oneshot::channel();
+        let submission = self.queue.submit([encoder.finish()]);
+        self.submits += 1;
+        let (sender, arrived) = futures_channel::oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
-            let _ = sender.send(result); // Nobody waits any more if the caller dropped the future.
+            let _ = sender.send(result); // Nobody waits any more if the look was dropped.
         });
+        Ok(Look { staging, submission, arrived, lens: spans.iter().map(|span| span.len).collect() })
+    }
+
+    /// Waits for a look, and no longer: what was submitted after it goes on.
+    pub async fn take(&mut self, look: Look) -> Result<Vec<Vec<f32>>> {
+        let Look { staging, submission, arrived, lens } = look;
         // In a browser this does nothing and the await below yields to the event loop.
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        let polled = self.device.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None });
         let mapped = match polled {
-            Ok(_) => receiver.await,
+            Ok(_) => arrived.await,
             Err(error) => return Err(self.failure("waiting for the device", &error.to_string())),
         };
         let reason = match mapped {
@@ -372,23 +477,34 @@ impl Gpu {
         if let Some(reason) = reason {
             return Err(self.failure("reading results", &reason));
         }
-        let mut read = Vec::with_capacity(spans.len());
+        let bytes = lens.iter().map(|len| *len as u64 * 4).sum::<u64>().max(4);
+        let mut read = Vec::with_capacity(lens.len());
         {
             let view = match staging.get_mapped_range(0..bytes) {
                 Ok(view) => view,
                 Err(error) => return Err(self.failure("reading results", &error.to_string())),
             };
             let mut rest: &[u8] = &view;
-            for span in spans {
-                let (head, tail) = rest.split_at(span.len * 4);
+            for len in lens {
+                let (head, tail) = rest.split_at(len * 4);
                 read.push(bytemuck::pod_collect_to_vec(head));
                 rest = tail;
             }
         }
-        staging.unmap();
-        self.staging = Some(staging);
+        self.forget_staging(staging);
         self.check("running a pass")?;
         Ok(read)
+    }
+
+    /// Gives up a look.
+    pub fn forget(&mut self, look: Look) {
+        // Unmapping ends a mapping that is still on its way, too.
+        self.forget_staging(look.staging);
+    }
+
+    fn forget_staging(&mut self, staging: wgpu::Buffer) {
+        staging.unmap();
+        self.staging.push(staging);
     }
 
     /// The recorded fault if there is one, else an error of this call.
@@ -408,6 +524,23 @@ impl Gpu {
             Some(Fault::Lost(reason)) => Err(Error::DeviceLost { reason }),
         }
     }
+}
+
+/// The gate, always open until a pass decides otherwise, with its binding.
+fn make_gate(device: &wgpu::Device, queue: &wgpu::Queue) -> (wgpu::Buffer, Gate) {
+    let (label, words) = (Some("gate"), new_gate());
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let size = size_of_val(&words) as u64;
+    let buffer = device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false });
+    queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&words));
+    let binding_size = wgpu::BufferSize::new(16);
+    let ty = wgpu::BindingType::Buffer { ty: wgpu::BufferBindingType::Uniform, has_dynamic_offset: true, min_binding_size: binding_size };
+    let entry = wgpu::BindGroupLayoutEntry { binding: 0, visibility: wgpu::ShaderStages::COMPUTE, ty, count: None };
+    let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &[entry] });
+    let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &buffer, offset: 0, size: binding_size });
+    let entries = [wgpu::BindGroupEntry { binding: 0, resource }];
+    let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor { label, layout: &layout, entries: &entries });
+    (buffer, Gate { layout, bind_group })
 }
 
 fn keep_first(slot: &Mutex<Option<Fault>>, fault: Fault) {

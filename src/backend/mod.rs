@@ -25,16 +25,56 @@ use gpu::Gpu;
 /// Counts of what a backend did since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Passes over a list of rows: one for each chunk.
+    /// Passes of the loop over a list of rows: each reads the weights of the loop once.
     pub passes: u64,
     /// Rows of all passes; a row is one token at one loop of one sequence.
     pub rows: u64,
-    /// Kernels run.
+    /// Of these, rows of older tokens that caught up.
+    pub rows_catching_up: u64,
+    /// Kernels handed to the device.
     pub dispatches: u64,
+    /// Of these, kernels of passes that turned out to be needed by nobody: each left at once.
+    pub empty_dispatches: u64,
     /// Command buffers handed to the GPU.
     pub submits: u64,
-    /// Times the host waited for data from the device.
+    /// Times the host waited for data from a device that had nothing else to do: blocking waits.
     pub read_backs: u64,
+    /// Times the host looked whether tokens had halted while later passes were under way on the device.
+    pub polls: u64,
+    /// Bytes of weight matrices read, at most: of the experts, those of as many as the rows could choose.
+    pub weight_bytes: u64,
+}
+
+/// The gate of a device, which lets a pass that nobody needs any more run empty. Its words: one that is always 1; at [`GATE_LIVE`]
+/// whether the pass that runs is needed; from [`GATE_MARKS`] on a mark for each pass of a submission, 1 if it ran. The first two
+/// are bound as uniforms, so they lie 256 bytes apart.
+pub(crate) const GATE_LIVE: usize = 64;
+/// See [`GATE_LIVE`].
+pub(crate) const GATE_MARKS: usize = 128;
+/// Passes of one submission at most.
+pub(crate) const MOST_MARKS: usize = 128;
+
+fn new_gate() -> [u32; GATE_MARKS + MOST_MARKS] {
+    let mut gate = [0; GATE_MARKS + MOST_MARKS];
+    (gate[0], gate[GATE_LIVE]) = (1, 1);
+    gate
+}
+
+/// How the host comes by data from the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// It waits, and the device has nothing else to do.
+    Blocking,
+    /// It looks while the device goes on with what came after.
+    Poll,
+    /// The data lies in the host's own memory.
+    Free,
+}
+
+/// Data that is on its way from the device. It is as of when it was asked for.
+pub(crate) enum Look {
+    Here(Vec<Vec<f32>>),
+    Pending(gpu::Look),
 }
 
 /// A device with its memory.
@@ -44,6 +84,7 @@ pub struct Backend {
     tier: Tier,
     max_words: usize,
     allocated: usize,
+    gate: Tensor,
     counters: Counters,
     kernels: BTreeSet<&'static str>,
 }
@@ -61,6 +102,18 @@ pub struct Plan {
     gpu: Option<gpu::Plan>,
 }
 
+impl Plan {
+    /// Kernels that it runs.
+    pub fn dispatches(&self) -> usize {
+        self.pass.dispatches.len()
+    }
+
+    /// Bytes of weight matrices that it reads at most.
+    pub fn weight_bytes(&self) -> u64 {
+        self.pass.weight_bytes()
+    }
+}
+
 /// Some words of a tensor to be read back.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
@@ -70,6 +123,11 @@ pub struct Span {
 }
 
 impl Span {
+    /// Words `first..first + words` of a tensor of one row.
+    pub fn words(tensor: &Tensor, first: usize, words: usize) -> Self {
+        Self { buffer: tensor.buffer, offset: first, len: words }
+    }
+
     /// Rows `first..first + rows` with their padding.
     pub fn rows(tensor: &Tensor, first: usize, rows: usize) -> Self {
         Self { buffer: tensor.buffer, offset: first * tensor.stride, len: rows * tensor.stride }
@@ -80,12 +138,12 @@ impl Backend {
     /// Opens the device that the options name. Errors: [`Error::NoAdapter`], [`Error::TooSmall`], [`Error::Gpu`].
     pub async fn open(options: &DeviceOptions) -> Result<Self> {
         let (engine, info) = match device::select(options).await? {
-            device::Selected::Cpu => (Engine::Cpu(Cpu::default()), DeviceInfo::cpu()),
+            device::Selected::Cpu => (Engine::Cpu(Cpu::new()), DeviceInfo::cpu()),
             device::Selected::Gpu(adapter) => {
                 let gpu = Box::new(Gpu::open(&adapter, options.tier).await?);
                 let info = gpu.info().clone();
                 if options.shadow || options.device == DeviceChoice::Shadow {
-                    (Engine::Shadow(Cpu::default(), gpu), info.shadowed())
+                    (Engine::Shadow(Cpu::new(), gpu), info.shadowed())
                 } else {
                     (Engine::Gpu(gpu), info)
                 }
@@ -114,6 +172,13 @@ impl Backend {
             tier,
             max_words: (max_bytes / 4) as usize,
             allocated: 0,
+            gate: Tensor {
+                buffer: BufferId(0),
+                rows: 1,
+                cols: GATE_MARKS + MOST_MARKS,
+                stride: GATE_MARKS + MOST_MARKS,
+                dtype: Dtype::U32,
+            },
             counters: Counters::default(),
             kernels: BTreeSet::new(),
         }
@@ -141,18 +206,31 @@ impl Backend {
 
     /// What was done so far.
     pub fn counters(&self) -> Counters {
-        self.counters
+        let submits = match &self.engine {
+            Engine::Cpu(_) => 0,
+            Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => gpu.submits(),
+        };
+        Counters { submits, ..self.counters }
+    }
+
+    /// The counts, to add what only the model knows.
+    pub(crate) fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    /// The device's gate: see [`GATE_LIVE`].
+    pub fn gate(&self) -> &Tensor {
+        &self.gate
+    }
+
+    /// Whether the device's memory is the host's: then looking at it costs nothing.
+    pub fn is_host(&self) -> bool {
+        matches!(self.engine, Engine::Cpu(_))
     }
 
     /// Names of the kernels that plans were made with so far.
     pub fn kernels(&self) -> &BTreeSet<&'static str> {
         &self.kernels
-    }
-
-    /// Counts a pass over so many rows.
-    pub(crate) fn count_pass(&mut self, rows: usize) {
-        self.counters.passes += 1;
-        self.counters.rows += rows as u64;
     }
 
     /// An empty pass for this device.
@@ -239,15 +317,21 @@ impl Backend {
         Ok(Plan { pass, gpu })
     }
 
-    /// Runs a plan. On a GPU this only submits; [`read`](Self::read) waits.
+    /// Whether a plan can still be run: a GPU has room for the parameters of so many, and starts anew when it is full.
+    pub fn is_current(&self, plan: &Plan) -> bool {
+        match (&self.engine, &plan.gpu) {
+            (Engine::Gpu(gpu) | Engine::Shadow(_, gpu), Some(ready)) => gpu.is_current(ready),
+            _ => true,
+        }
+    }
+
+    /// Runs a plan. On a GPU this only hands it over; [`read`](Self::read) waits.
     pub async fn run(&mut self, plan: &Plan) -> Result<()> {
         self.counters.dispatches += plan.pass.dispatches.len() as u64;
         match (&mut self.engine, &plan.gpu) {
             (Engine::Cpu(cpu), _) => cpu.run(&plan.pass),
-            (Engine::Gpu(gpu), Some(ready)) => self.counters.submits += gpu.run(ready, 0..plan.pass.dispatches.len())?,
-            (Engine::Shadow(cpu, gpu), Some(ready)) => {
-                self.counters.submits += shadow(cpu, gpu, &plan.pass, ready).await?;
-            }
+            (Engine::Gpu(gpu), Some(ready)) => gpu.run(ready, 0..plan.pass.dispatches.len())?,
+            (Engine::Shadow(cpu, gpu), Some(ready)) => shadow(cpu, gpu, &plan.pass, ready).await?,
             _ => return Err(Error::Usage { reason: "this plan was made for another device".into() }),
         }
         Ok(())
@@ -255,10 +339,36 @@ impl Backend {
 
     /// Waits for the device and reads several spans in one go.
     pub async fn read(&mut self, spans: &[Span]) -> Result<Vec<Vec<f32>>> {
-        self.counters.read_backs += 1;
-        match &mut self.engine {
-            Engine::Cpu(cpu) => Ok(spans.iter().map(|s| cpu.read(s.buffer, s.offset, s.len).to_vec()).collect()),
-            Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => gpu.read(spans).await,
+        let look = self.look(spans)?;
+        self.take(look, Wait::Blocking).await
+    }
+
+    /// Asks for spans as they are after all that was handed over so far, without waiting for them.
+    pub(crate) fn look(&mut self, spans: &[Span]) -> Result<Look> {
+        Ok(match &mut self.engine {
+            Engine::Cpu(cpu) => Look::Here(spans.iter().map(|s| cpu.read(s.buffer, s.offset, s.len).to_vec()).collect()),
+            Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => Look::Pending(gpu.look(spans)?),
+        })
+    }
+
+    /// The data of a look.
+    pub(crate) async fn take(&mut self, look: Look, wait: Wait) -> Result<Vec<Vec<f32>>> {
+        match wait {
+            Wait::Blocking => self.counters.read_backs += 1,
+            Wait::Poll => self.counters.polls += 1,
+            Wait::Free => {}
+        }
+        match (look, &mut self.engine) {
+            (Look::Here(data), _) => Ok(data),
+            (Look::Pending(look), Engine::Gpu(gpu) | Engine::Shadow(_, gpu)) => gpu.take(look).await,
+            _ => Err(Error::Usage { reason: "this look was made on another device".into() }),
+        }
+    }
+
+    /// Gives up a look.
+    pub(crate) fn forget(&mut self, look: Look) {
+        if let (Look::Pending(look), Engine::Gpu(gpu) | Engine::Shadow(_, gpu)) = (look, &mut self.engine) {
+            gpu.forget(look);
         }
     }
 }
@@ -267,16 +377,16 @@ impl Backend {
 const SHADOW_TOLERANCE: f32 = 1e-3;
 
 /// Runs dispatch after dispatch on both devices, each on the same inputs, and stops at the first that disagrees.
-async fn shadow(cpu: &mut Cpu, gpu: &mut Gpu, pass: &Pass, ready: &gpu::Plan) -> Result<u64> {
-    let mut submits = 0;
+async fn shadow(cpu: &mut Cpu, gpu: &mut Gpu, pass: &Pass, ready: &gpu::Plan) -> Result<()> {
     for (i, dispatch) in pass.dispatches.iter().enumerate() {
         cpu.run_one(pass, i);
-        submits += gpu.run(ready, i..i + 1)?;
+        gpu.run(ready, i..i + 1)?;
         let (_, writes) = dispatch.kernel.args();
         for (arg, buffer) in writes.iter().zip(&dispatch.buffers[dispatch.reads..]) {
             let len = cpu.len(*buffer);
             let span = Span { buffer: *buffer, offset: 0, len };
-            let found = gpu.read(&[span]).await?.swap_remove(0);
+            let look = gpu.look(&[span])?;
+            let found = gpu.take(look).await?.swap_remove(0);
             if let Some(detail) = difference(arg.dtype, cpu.read(*buffer, 0, len), &found) {
                 let detail = format!("dispatch {i}, argument {}, {detail}", arg.name);
                 return Err(Error::Mismatch { kernel: dispatch.kernel.name().to_string(), detail });
@@ -285,7 +395,7 @@ async fn shadow(cpu: &mut Cpu, gpu: &mut Gpu, pass: &Pass, ready: &gpu::Plan) ->
             cpu.write(*buffer, 0, &found);
         }
     }
-    Ok(submits)
+    Ok(())
 }
 
 /// The worst element, if it is too far off.

@@ -11,18 +11,37 @@ pub(crate) struct Dispatch {
     pub buffers: Vec<BufferId>,
     pub reads: usize,
     pub grid: Grid,
+    /// Whether it is left out once the gate is closed.
+    pub gated: bool,
 }
 
 /// Dispatches in order. Each sees what those before it wrote.
 pub struct Pass {
     tier: Tier,
+    gated: bool,
+    weights: u64,
     pub(crate) dispatches: Vec<Dispatch>,
 }
 
 impl Pass {
     /// An empty pass for devices of this tier.
     pub fn new(tier: Tier) -> Self {
-        Self { tier, dispatches: Vec::new() }
+        Self { tier, gated: false, weights: 0, dispatches: Vec::new() }
+    }
+
+    /// Makes what is recorded from here on depend on the gate: it is left out where the gate is closed.
+    pub fn gated(&mut self) {
+        self.gated = true;
+    }
+
+    /// Counts bytes of weights that the dispatch recorded next reads, at most.
+    pub(crate) fn touch(&mut self, words: usize) {
+        self.weights += words as u64 * 4;
+    }
+
+    /// Bytes of weight matrices that this pass reads: of the experts, those of as many as its rows can choose.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights
     }
 
     /// The tier of the devices that this pass is for.
@@ -65,7 +84,7 @@ impl Pass {
             return Ok(());
         }
         let params = bytemuck::bytes_of(&params).to_vec();
-        self.dispatches.push(Dispatch { kernel, params, buffers, reads: R, grid });
+        self.dispatches.push(Dispatch { kernel, params, buffers, reads: R, grid, gated: self.gated });
         Ok(())
     }
 }

@@ -15,6 +15,8 @@ pub fn source(kernel: &dyn AnyKernel, tier: &Tier) -> String {
             Link::Tile => include_str!("../../shaders/link/tile_direct.wgsl"),
             Link::RopeTurn => include_str!("../../shaders/link/rope_turn.wgsl"),
             Link::Cache => include_str!("../../shaders/link/cache.wgsl"),
+            Link::State => include_str!("../../shaders/link/state.wgsl"),
+            Link::Gate => include_str!("../../shaders/link/gate.wgsl"),
         });
     }
     text.push_str(kernel.body());

@@ -11,7 +11,7 @@ use crate::backend::{DeviceChoice, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::generate::Model;
 use crate::model::files::Source;
-use crate::model::{Options, Progress};
+use crate::model::{DEFAULT_CATCH_UP, Options, Progress, Schedule};
 use crate::shipped;
 
 /// Bytes of weights below which loading takes no time that a progress bar could fill.
@@ -36,6 +36,40 @@ pub(super) struct Common {
     /// Say more: the device, the model, times
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub verbose: bool,
+}
+
+/// When the loops are run that a token has no need of any more. The answer does not depend on it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Scheduling: the answer does not depend on it")]
+pub(super) struct Scheduling {
+    /// When a halted token runs the loops that it has no need of any more
+    #[arg(long, value_enum, default_value_t = ScheduleBy::Lazy, value_name = "WHEN")]
+    schedule: ScheduleBy,
+    /// Rows of older tokens that may catch up in one pass when a deeper token needs them
+    #[arg(long, value_name = "ROWS", default_value_t = DEFAULT_CATCH_UP)]
+    catch_up: usize,
+    /// Rows of older tokens that join each pass before a deeper token needs them
+    #[arg(long, value_name = "ROWS", default_value_t = 0)]
+    eager: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ScheduleBy {
+    /// When a deeper token needs their keys and values, if one comes
+    Lazy,
+    /// At once, every token every loop
+    Full,
+}
+
+impl Scheduling {
+    /// Options with this scheduling.
+    pub fn options(&self, options: Options) -> Options {
+        let schedule = match self.schedule {
+            ScheduleBy::Lazy => Schedule::Lazy,
+            ScheduleBy::Full => Schedule::Full,
+        };
+        Options { schedule, catch_up: Some(self.catch_up), eager: self.eager, ..options }
+    }
 }
 
 /// When to colour.

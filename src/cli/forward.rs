@@ -19,12 +19,12 @@ use clap::ValueEnum;
 use pollster::block_on;
 
 use self::save::{Data, Named, Target, write_tensors};
-use super::common::{self, Common};
+use super::common::{self, Common, Scheduling};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::defaults::Exit;
 use crate::model::files::Weights;
-use crate::model::{Depth, Engine, Feed, Logits, LoopTrace, Options, Output, Sequence, Trace, read_config};
+use crate::model::{Depth, Detail, Engine, Feed, Logits, LoopTrace, Options, Output, Schedule, Sequence, TokenTrace, Trace, read_config};
 
 /// Options of `forward`.
 #[derive(Debug, clap::Args)]
@@ -53,7 +53,7 @@ pub(super) struct Args {
     /// After the prompt, feed the next D tokens one by one and write the logits of each
     #[arg(long, value_name = "D", requires = "prompt_len", default_value_t = 0)]
     decode: usize,
-    /// Also write every stage and every loop of the pass over the prompt
+    /// Also write every stage and every loop of the pass over the prompt; implies --schedule full
     #[arg(long)]
     trace: bool,
     /// Tokens of one pass
@@ -62,12 +62,11 @@ pub(super) struct Args {
     /// Positions of the cache [default: as many as there are tokens]
     #[arg(short, long, value_name = "N")]
     ctx_size: Option<usize>,
-    /// Which rows are computed: every token at every loop
-    #[arg(long, value_enum, default_value_t = Schedule::Full)]
-    schedule: Schedule,
     /// JSON file to write: what the device did
     #[arg(long, value_name = "FILE")]
     counters: Option<PathBuf>,
+    #[command(flatten)]
+    scheduling: Scheduling,
 }
 
 /// When a token stops looping.
@@ -79,16 +78,8 @@ enum When {
     Fixed,
 }
 
-/// Which rows are computed.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Schedule {
-    /// Every token at every loop
-    Full,
-}
-
 /// Runs the passes and writes their tensors.
 pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
-    let Schedule::Full = args.schedule;
     let source = common::source(&args.model)?;
     let (config, _) = read_config(&source)?;
     let inputs = Inputs::read(&args.inputs, &config)?;
@@ -109,7 +100,13 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
         loops: args.loops,
         sequences: Some(inputs.sequences),
         chunk: args.chunk,
+        ..Options::default()
     };
+    let mut options = args.scheduling.options(options);
+    if args.trace {
+        // The tensors of a trace hold every token at every loop.
+        options.schedule = Schedule::Full;
+    }
     let mut model = common.load(&source, &options)?;
     let own = model.engine().default_depth();
     let depth = Depth {
@@ -143,10 +140,13 @@ fn count(engine: &Engine) -> serde_json::Value {
     serde_json::json!({
         "passes": counters.passes,
         "rows": counters.rows,
-        "rows_catching_up": 0,
+        "rows_catching_up": counters.rows_catching_up,
         "dispatches": counters.dispatches,
+        "empty_dispatches": counters.empty_dispatches,
         "submits": counters.submits,
         "read_backs": counters.read_backs,
+        "polls": counters.polls,
+        "weight_bytes": counters.weight_bytes,
     })
 }
 
@@ -228,8 +228,9 @@ impl Run<'_> {
         let mut last = if trace {
             let mut feeds = feeds(self.inputs, &mut sequences, 0, prompt);
             let all = Logits { every: true, best: 1, all: true };
-            let (output, trace) = block_on(self.engine.forward_traced(&mut feeds, self.depth, all))?;
-            self.save_trace(config, prompt, trace);
+            let detail = Detail { states: true, experts: true, lens: 0 };
+            let (output, trace) = block_on(self.engine.forward_traced(&mut feeds, self.depth, all, detail))?;
+            self.save_trace(config, prompt, &trace);
             self.save("loops_used", &[b, prompt], Data::I32(loops_used(&output)));
             let logits = logits(output);
             let last = logits.chunks_exact(prompt * v).map(|sequence| sequence[(prompt - 1) * v..].to_vec()).collect();
@@ -247,23 +248,26 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn save_trace(&mut self, config: &Config, prompt: usize, trace: Trace) {
-        let (b, d, k, l) = (self.inputs.sequences, config.dim, config.n_experts_per_tok, trace.loops.len());
+    fn save_trace(&mut self, config: &Config, prompt: usize, trace: &Trace) {
+        let (b, d, k, l) = (self.inputs.sequences, config.dim, config.n_experts_per_tok, self.depth.loops);
         let stage = [b, prompt, d];
-        self.save("embed", &stage, Data::F32(trace.embed));
-        for (i, x) in trace.prelude.into_iter().enumerate() {
-            self.save(&format!("prelude.{i}"), &stage, Data::F32(x));
+        let rows = |take: &dyn Fn(&TokenTrace) -> &Vec<f32>| Data::F32(trace.tokens.iter().flat_map(take).copied().collect());
+        // (L, B, P, …): the tokens are in the order of (B, P), each with its loops.
+        let at = |t: usize| trace.tokens.iter().filter_map(move |token| token.loops.get(t));
+        let each = |take: fn(&LoopTrace) -> f32| Data::F32((0..l).flat_map(at).map(take).collect());
+        let experts = || (0..l).flat_map(at).flat_map(|at| &at.experts);
+        self.save("embed", &stage, rows(&|token| &token.embed));
+        for i in 0..config.prelude_layers {
+            self.save(&format!("prelude.{i}"), &stage, rows(&|token| &token.prelude[i]));
         }
-        let each = |take: fn(&LoopTrace) -> &[f32]| Data::F32(trace.loops.iter().flat_map(take).copied().collect());
-        let experts = trace.loops.iter().flat_map(|at| &at.experts).map(|id| *id as i32).collect();
-        self.save("loop.h", &[l, b, prompt, d], each(|at| &at.h));
-        self.save("loop.halt_p", &[l, b, prompt], each(|at| &at.halt_p));
-        self.save("loop.weight", &[l, b, prompt], each(|at| &at.weight));
-        self.save("loop.experts", &[l, b, prompt, k], Data::I32(experts));
-        self.save("loop.gates", &[l, b, prompt, k], each(|at| &at.gates));
-        self.save("recurrent", &stage, Data::F32(trace.recurrent));
-        for (i, x) in trace.coda.into_iter().enumerate() {
-            self.save(&format!("coda.{i}"), &stage, Data::F32(x));
+        self.save("loop.h", &[l, b, prompt, d], Data::F32((0..l).flat_map(at).flat_map(|at| at.h.iter().copied()).collect()));
+        self.save("loop.halt_p", &[l, b, prompt], each(|at| at.halt_p));
+        self.save("loop.weight", &[l, b, prompt], each(|at| at.weight));
+        self.save("loop.experts", &[l, b, prompt, k], Data::I32(experts().map(|(id, _)| *id as i32).collect()));
+        self.save("loop.gates", &[l, b, prompt, k], Data::F32(experts().map(|(_, gate)| *gate).collect()));
+        self.save("recurrent", &stage, rows(&|token| &token.recurrent));
+        for i in 0..config.coda_layers {
+            self.save(&format!("coda.{i}"), &stage, rows(&|token| &token.coda[i]));
         }
     }
 

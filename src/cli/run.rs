@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 
-use super::common::{self, Common};
+use super::common::{self, Common, Scheduling};
 use super::paint::Paint;
 use super::show::{About, Format, Printer, Show, Style};
 use crate::error::{Error, Result};
@@ -70,6 +70,8 @@ pub(super) struct Args {
     sample: Sample,
     #[command(flatten)]
     depth: Depth,
+    #[command(flatten)]
+    scheduling: Scheduling,
     /// How to write the answer
     #[arg(long, value_enum, default_value_t = Format::Text, help_heading = "Output")]
     format: Format,
@@ -137,7 +139,7 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     let cap = args.depth.loops.or(defaults.n_loops).unwrap_or(config.max_loop_iters);
     let params = params(args, &defaults, common)?;
     let options = Options { device: common.device(), context: args.ctx_size, loops: args.depth.loops, ..Options::default() };
-    let mut model = common.load(&source, &options)?;
+    let mut model = common.load(&source, &args.scheduling.options(options))?;
     let colored = common.colored(args.output.is_none());
     let style = Style {
         format: args.format,

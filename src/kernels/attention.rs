@@ -35,7 +35,7 @@ pub const MAX_VALUE: usize = 1024;
 pub const ATTENTION: Kernel<Params, 3, 1> = Kernel {
     name: "attention",
     body: include_str!("../../shaders/attention.wgsl"),
-    links: &[Link::Reduce, Link::Cache],
+    links: &[Link::Gate, Link::Reduce, Link::Cache],
     reads: [u32s("list"), f32s("q"), f32s("cache")],
     writes: [f32s("y")],
     grid: |p, _| [p.rows as usize, p.heads as usize, 1],

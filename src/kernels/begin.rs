@@ -1,43 +1,48 @@
-//! Before the first loop: h = e = x, out = 0, state = 0        x, h, e, out: (rows, dim), state: (rows, 4)
+//! Before the first loop of a token: h = e = x, out = 0
+//!
+//! x: (rows, dim). h, e: (sequences · context, dim), a state for every cached position. out: (places, dim), a row for every token
+//! in flight.
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, f32s};
-use crate::kernels::{expect, expect_room};
+use crate::kernel::{Kernel, Link, f32s, u32s};
+use crate::kernels::{RowList, States, expect, expect_room, row_info};
 use crate::params;
 use crate::tensor::Tensor;
 
 params! {
     /// Parameters.
-    Params { rows: u32, stride: u32 }
+    Params { rows: u32, list: u32, stride: u32, context: u32 }
 }
 
 /// The kernel.
-pub const BEGIN: Kernel<Params, 1, 4> = Kernel {
+pub const BEGIN: Kernel<Params, 2, 3> = Kernel {
     name: "begin",
     body: include_str!("../../shaders/begin.wgsl"),
-    links: &[],
-    reads: [f32s("x")],
-    writes: [f32s("h"), f32s("e"), f32s("out"), f32s("state")],
+    links: &[Link::State],
+    reads: [u32s("list"), f32s("x")],
+    writes: [f32s("h"), f32s("e"), f32s("out")],
     grid: |p, _| [p.rows as usize, 1, 1],
     twin,
 };
 
-fn twin(p: &Params, [x]: [&[f32]; 1], [h, e, out, state]: [&mut [f32]; 4]) {
-    let words = (p.rows * p.stride) as usize;
-    h[..words].copy_from_slice(&x[..words]);
-    e[..words].copy_from_slice(&x[..words]);
-    out[..words].fill(0.0);
-    state[..4 * p.rows as usize].fill(0.0);
+fn twin(p: &Params, [list, x]: [&[f32]; 2], [h, e, out]: [&mut [f32]; 3]) {
+    let stride = p.stride as usize;
+    for (row, x) in x.chunks_exact(stride).take(p.rows as usize).enumerate() {
+        let info = row_info(list, p.list + row as u32);
+        let state = info.state(p.context) * stride;
+        h[state..][..stride].copy_from_slice(x);
+        e[state..][..stride].copy_from_slice(x);
+        out[info.source * stride..][..stride].fill(0.0);
+    }
 }
 
-/// Records the start of the loops for `rows` rows.
-pub fn begin(pass: &mut Pass, x: &Tensor, h: &Tensor, e: &Tensor, out: &Tensor, state: &Tensor, rows: usize) -> Result<()> {
-    for tensor in [h, e, out] {
+/// Records the start of the listed tokens; a row's source is its place in `out`.
+pub fn begin(pass: &mut Pass, list: RowList, x: &Tensor, states: &States, out: &Tensor) -> Result<()> {
+    for tensor in [&states.h, &states.e, out] {
         expect("begin", "columns", x.cols, tensor.cols)?;
-        expect_room("begin", "rows", rows, tensor.rows)?;
     }
-    expect("begin", "columns of the state", 4, state.cols)?;
-    expect_room("begin", "rows of x and the state", rows, x.rows.min(state.rows))?;
-    pass.dispatch(&BEGIN, Params { rows: rows as u32, stride: x.stride as u32 }, [x], [h, e, out, state])
+    expect_room("begin", "rows of x", list.rows, x.rows)?;
+    let params = Params { rows: list.rows as u32, list: list.first as u32, stride: x.stride as u32, context: states.context as u32 };
+    pass.dispatch(&BEGIN, params, [&list.table, x], [&states.h, &states.e, out])
 }

@@ -2,7 +2,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, f32s};
+use crate::kernel::{Kernel, Link, f32s};
 use crate::kernels::{expect, expect_room};
 use crate::params;
 use crate::tensor::Tensor;
@@ -16,7 +16,7 @@ params! {
 pub const COMBINE: Kernel<Params, 2, 1> = Kernel {
     name: "combine",
     body: include_str!("../../shaders/combine.wgsl"),
-    links: &[],
+    links: &[Link::Gate],
     reads: [f32s("y"), f32s("gates")],
     writes: [f32s("x")],
     grid: |p, tier| [p.rows as usize, (p.dim as usize).div_ceil(tier.workgroup as usize), 1],

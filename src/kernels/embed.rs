@@ -1,4 +1,4 @@
-//! Gather of rows: y\[r\] = table\[token(r)\]        table: (vocabulary, cols), y: (rows, cols)
+//! Gather of rows: y\[r\] = table\[source(r)\]        table: (any, cols), y: (rows, cols)
 
 use crate::backend::Pass;
 use crate::error::Result;
@@ -8,7 +8,7 @@ use crate::params;
 use crate::tensor::{Segmented, Tensor};
 
 params! {
-    /// Parameters of one part of the table, which holds tokens `first..first + count`.
+    /// Parameters of one part of the table, which holds rows `first..first + count`.
     Params { list: u32, cols: u32, stride: u32, first: u32, count: u32, rows: u32 }
 }
 
@@ -26,13 +26,13 @@ pub const EMBED: Kernel<Params, 2, 1> = Kernel {
 fn twin(p: &Params, [table, list]: [&[f32]; 2], [y]: [&mut [f32]; 1]) {
     let (cols, stride) = (p.cols as usize, p.stride as usize);
     for row in 0..p.rows as usize {
-        let token = row_info(list, p.list + row as u32).token;
-        let Some(at) = token.checked_sub(p.first as usize).filter(|at| *at < p.count as usize) else { continue };
+        let source = row_info(list, p.list + row as u32).source;
+        let Some(at) = source.checked_sub(p.first as usize).filter(|at| *at < p.count as usize) else { continue };
         y[row * stride..][..cols].copy_from_slice(&table[at * stride..][..cols]);
     }
 }
 
-/// Records the gather of the rows' tokens.
+/// Records the gather of the rows' sources.
 pub fn embed(pass: &mut Pass, table: &Segmented, list: RowList, y: &Tensor) -> Result<()> {
     expect("embed", "columns of y", table.cols, y.cols)?;
     expect_room("embed", "rows of y", list.rows, y.rows)?;

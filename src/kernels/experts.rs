@@ -24,7 +24,7 @@ params! {
 pub const EXPERTS: Kernel<Params, 3, 1> = Kernel {
     name: "experts",
     body: include_str!("../../shaders/experts.wgsl"),
-    links: &[Link::TeamDot],
+    links: &[Link::Gate, Link::TeamDot],
     reads: [f32s("w"), f32s("x"), u32s("ids")],
     writes: [f32s("y")],
     grid: |p, tier| [(p.outs as usize).div_ceil((tier.workgroup / tier.lanes) as usize), p.rows as usize, p.k as usize],
@@ -71,6 +71,7 @@ pub(super) fn shapes(
 pub fn experts(pass: &mut Pass, w: &Segmented, experts: usize, x: &Tensor, ids: &Tensor, y: &Tensor, rows: usize) -> Result<()> {
     let (outs, ins, x_stride, x_step) = shapes("experts", w, experts, x, y, rows, ids.cols)?;
     expect_room("experts", "rows of ids", rows, ids.rows)?;
+    pass.touch(rows.saturating_mul(ids.cols).min(experts) * outs * ins);
     for (first, part) in w.parts() {
         let params = Params {
             rows: rows as u32,

@@ -25,7 +25,7 @@ params! {
 pub const EXPERTS_GROUPED: Kernel<Params, 4, 1> = Kernel {
     name: "experts_grouped",
     body: include_str!("../../shaders/experts_grouped.wgsl"),
-    links: &[Link::Tile],
+    links: &[Link::Gate, Link::Tile],
     reads: [f32s("w"), f32s("x"), u32s("tiles"), u32s("order")],
     writes: [f32s("y")],
     grid: |p, tier| [(p.outs as usize).div_ceil(tier.tile()), p.tiles as usize, 1],
@@ -78,6 +78,7 @@ pub fn experts_grouped(
     let (outs, ins, x_stride, x_step) = shapes("experts_grouped", w, experts, x, y, rows, k)?;
     let tiles = most_tiles(rows * k, experts, groups.tile);
     expect_room("experts_grouped", "rows of tiles", tiles, groups.tiles.rows)?;
+    pass.touch(rows.saturating_mul(k).min(experts) * outs * ins);
     for (first, part) in w.parts() {
         let params = Params {
             rows: rows as u32,

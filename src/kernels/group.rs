@@ -6,7 +6,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, u32s, words, words_mut};
+use crate::kernel::{Kernel, Link, u32s, words, words_mut};
 use crate::kernels::{MAX_EXPERTS, expect_room};
 use crate::params;
 use crate::tensor::Tensor;
@@ -20,7 +20,7 @@ params! {
 pub const GROUP: Kernel<Params, 1, 2> = Kernel {
     name: "group",
     body: include_str!("../../shaders/group.wgsl"),
-    links: &[],
+    links: &[Link::Gate],
     reads: [u32s("ids")],
     writes: [u32s("tiles"), u32s("order")],
     grid: |_, _| [1, 1, 1],

@@ -1,47 +1,84 @@
-//! Input injection at loop t: x = RMSNorm(h + loop_emb(t) + e) · gain        h, e, x: (rows, dim), loop_emb: (loops, dim)
+//! Input injection at loop t: x = RMSNorm(h + loop_emb(t) + e) · gain
+//!
+//! h, e: (sequences · context, dim), loop_emb: (loops, dim), x: (rows, dim).
+//!
+//! It stands first in a pass, and so it also decides whether the pass is needed: where no token in flight runs on (see
+//! [`halt`](super::halt)), it closes the gate for the kernels that follow. So a pass can be handed to the device before it is known
+//! whether anybody needs it, and costs next to nothing if not.
 
-use crate::backend::Pass;
+use crate::backend::{GATE_LIVE, GATE_MARKS, Pass};
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s, u32s};
+use crate::kernel::{Kernel, Link, f32s, u32s, words_mut};
+use crate::kernels::halt::{ACT, RUNNING};
 use crate::kernels::rmsnorm::normalise;
-use crate::kernels::{EPS, RowList, expect, expect_room, row_info};
+use crate::kernels::{EPS, RowList, States, expect, expect_room, row_info};
 use crate::params;
 use crate::tensor::Tensor;
 
 params! {
-    /// Parameters.
-    Params { rows: u32, list: u32, dim: u32, stride: u32, eps: f32 }
+    /// Parameters. `pass_index` numbers the passes of one submission: each marks whether it ran.
+    Params { rows: u32, list: u32, dim: u32, stride: u32, context: u32, places: u32, pass_index: u32, eps: f32 }
 }
 
 /// The kernel.
-pub const INJECT: Kernel<Params, 5, 1> = Kernel {
+pub const INJECT: Kernel<Params, 6, 2> = Kernel {
     name: "inject",
     body: include_str!("../../shaders/inject.wgsl"),
-    links: &[Link::Reduce],
-    reads: [u32s("list"), f32s("h"), f32s("e"), f32s("loop_emb"), f32s("gain")],
-    writes: [f32s("x")],
+    links: &[Link::Reduce, Link::State],
+    reads: [u32s("list"), f32s("h"), f32s("e"), f32s("loop_emb"), f32s("gain"), f32s("act")],
+    writes: [f32s("x"), u32s("gate")],
     grid: |p, _| [p.rows as usize, 1, 1],
     twin,
 };
 
-fn twin(p: &Params, [list, h, e, loop_emb, gain]: [&[f32]; 5], [x]: [&mut [f32]; 1]) {
+fn twin(p: &Params, [list, h, e, loop_emb, gain, act]: [&[f32]; 6], [x, gate]: [&mut [f32]; 2]) {
+    let live = act.chunks_exact(ACT).take(p.places as usize).any(|place| place[RUNNING] > 0.0);
+    let gate = words_mut(gate);
+    (gate[GATE_LIVE], gate[GATE_MARKS + p.pass_index as usize]) = (live.into(), live.into());
+    if !live {
+        return;
+    }
     let (dim, stride) = (p.dim as usize, p.stride as usize);
     let mut sums = Vec::with_capacity(dim);
     for row in 0..p.rows as usize {
-        let emb = &loop_emb[row_info(list, p.list + row as u32).at_loop * stride..][..dim];
-        let (h, e) = (&h[row * stride..][..dim], &e[row * stride..][..dim]);
+        let info = row_info(list, p.list + row as u32);
+        let emb = &loop_emb[info.at_loop * stride..][..dim];
+        let state = info.state(p.context) * stride;
         sums.clear();
-        sums.extend(h.iter().zip(e).zip(emb).map(|((h, e), emb)| h + emb + e));
+        sums.extend(h[state..][..dim].iter().zip(&e[state..]).zip(emb).map(|((h, e), emb)| h + emb + e));
         normalise(&sums, gain, p.eps, &mut x[row * stride..][..dim]);
     }
 }
 
+/// Where a pass is decided on: the tokens in flight, the gate, and the number of the pass in its submission.
+#[derive(Clone, Copy, Debug)]
+pub struct Gating<'a> {
+    /// (places, 8), see [`halt`](super::halt).
+    pub act: &'a Tensor,
+    /// The device's gate.
+    pub gate: &'a Tensor,
+    /// Which mark says whether the pass ran.
+    pub pass_index: usize,
+}
+
 /// Records the injection for the listed rows.
-pub fn inject(pass: &mut Pass, list: RowList, h: &Tensor, e: &Tensor, loop_emb: &Tensor, gain: &Tensor, x: &Tensor) -> Result<()> {
-    for tensor in [h, e, loop_emb, gain] {
+pub fn inject(pass: &mut Pass, list: RowList, states: &States, loop_emb: &Tensor, gain: &Tensor, gating: Gating, x: &Tensor) -> Result<()> {
+    for tensor in [&states.h, &states.e, loop_emb, gain] {
         expect("inject", "columns", x.cols, tensor.cols)?;
     }
-    expect_room("inject", "rows", list.rows, h.rows.min(e.rows).min(x.rows))?;
-    let params = Params { rows: list.rows as u32, list: list.first as u32, dim: x.cols as u32, stride: x.stride as u32, eps: EPS };
-    pass.dispatch(&INJECT, params, [&list.table, h, e, loop_emb, gain], [x])
+    expect("inject", "columns of act", ACT, gating.act.cols)?;
+    expect_room("inject", "rows", list.rows, x.rows)?;
+    expect_room("inject", "marks", GATE_MARKS + gating.pass_index + 1, gating.gate.cols)?;
+    let params = Params {
+        rows: list.rows as u32,
+        list: list.first as u32,
+        dim: x.cols as u32,
+        stride: x.stride as u32,
+        context: states.context as u32,
+        places: gating.act.rows as u32,
+        pass_index: gating.pass_index as u32,
+        eps: EPS,
+    };
+    let States { h, e, .. } = states;
+    pass.dispatch(&INJECT, params, [&list.table, h, e, loop_emb, gain, gating.act], [x, gating.gate])
 }

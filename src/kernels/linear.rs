@@ -96,6 +96,7 @@ pub fn linear(pass: &mut Pass, w: &Segmented, batch: usize, x: Columns, y: Colum
         // A vocabulary of hundreds of thousands has more outputs than `matvec` has workgroups.
         let few = rows <= FEW_ROWS && pass.fits((MATVEC.grid)(&params, &pass.tier()));
         let kernel = if few { &MATVEC } else { &MATMUL };
+        pass.touch(part.rows * part.stride);
         pass.dispatch(kernel, params, [part, x.tensor], [y.tensor])?;
     }
     Ok(())

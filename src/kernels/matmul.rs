@@ -7,7 +7,7 @@ use crate::kernels::linear::{Params, twin};
 pub const MATMUL: Kernel<Params, 2, 1> = Kernel {
     name: "matmul",
     body: include_str!("../../shaders/matmul.wgsl"),
-    links: &[Link::Tile],
+    links: &[Link::Gate, Link::Tile],
     reads: [f32s("w"), f32s("x")],
     writes: [f32s("y")],
     grid: |p, tier| [(p.outs as usize).div_ceil(tier.tile()), (p.rows as usize).div_ceil(tier.tile()), p.batch as usize],

@@ -7,7 +7,7 @@ use crate::kernels::linear::{Params, twin};
 pub const MATVEC: Kernel<Params, 2, 1> = Kernel {
     name: "matvec",
     body: include_str!("../../shaders/matvec.wgsl"),
-    links: &[Link::TeamDot],
+    links: &[Link::Gate, Link::TeamDot],
     reads: [f32s("w"), f32s("x")],
     writes: [f32s("y")],
     grid: |p, tier| [(p.outs as usize).div_ceil((tier.workgroup / tier.lanes) as usize), p.rows as usize, p.batch as usize],

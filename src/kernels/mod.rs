@@ -1,8 +1,8 @@
 //! The kernels: one file each, with its formula, its declaration, its CPU twin and the one function that records it after
 //! checking shapes. Shaders of the same names lie in `shaders/`.
 //!
-//! All work on a flat list of rows. A row is one token at one loop of one sequence; a [`RowList`] says of each row its token,
-//! sequence, position and loop, and everything that depends on these is a look-up by row.
+//! All work on a flat list of rows. A row is one token at one loop of one sequence; a [`RowList`] says of each row its source
+//! (a token, or a place), sequence, position and loop, and everything that depends on these is a look-up by row.
 
 pub mod attention;
 pub mod begin;
@@ -63,7 +63,8 @@ pub const EPS: f32 = 1e-6;
 /// The most experts that the router's and the grouping kernel's shared memory hold.
 pub const MAX_EXPERTS: usize = 1024;
 
-/// A part of a `u32` table whose rows are `(token, sequence, position, loop)`.
+/// A part of a `u32` table whose rows are `(source, sequence, position, loop)`. The source is the row of another table that belongs to
+/// the row: a token of the vocabulary, or the place of a token in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct RowList {
     /// The table, `(any, 4)`.
@@ -74,19 +75,41 @@ pub struct RowList {
     pub rows: usize,
 }
 
+/// The place of a row that only catches up.
+pub const NO_PLACE: u32 = u32::MAX;
+
+/// The state of the loop at every cached position, kept where the position stopped: h after the loops that it has run, and the
+/// prelude's output e, which is injected at each.
+#[derive(Clone, Copy, Debug)]
+pub struct States {
+    /// (sequences · context, dim).
+    pub h: Tensor,
+    /// (sequences · context, dim).
+    pub e: Tensor,
+    /// Positions of a sequence.
+    pub context: usize,
+}
+
 /// One row of a [`RowList`], as a twin reads it.
 #[derive(Clone, Copy, Debug)]
 struct RowInfo {
-    token: usize,
+    source: usize,
     sequence: usize,
     position: usize,
     at_loop: usize,
 }
 
+impl RowInfo {
+    /// Where the row's state lies. The twin of `state_row`.
+    fn state(&self, context: u32) -> usize {
+        self.sequence * context as usize + self.position
+    }
+}
+
 /// Row `index` of a table of rows.
 fn row_info(table: &[f32], index: u32) -> RowInfo {
     let row = &words(table)[index as usize * 4..][..4];
-    RowInfo { token: row[0] as usize, sequence: row[1] as usize, position: row[2] as usize, at_loop: row[3] as usize }
+    RowInfo { source: row[0] as usize, sequence: row[1] as usize, position: row[2] as usize, at_loop: row[3] as usize }
 }
 
 /// A cache of keys and values: rows of `(slot, sequence, position)`, cut into parts of whole slots.

@@ -3,19 +3,19 @@
 //! - x' = x + ((x · downᵀ) ⊙ scale\[min(t, scales − 1)\]) · lora_b
 //! - h = A ⊙ h + B ⊙ e + x'
 //!
-//! x, e, h: (rows, dim); down, lora_b: (rank, dim); scale: (scales, rank); lti: (2, dim), A then B. A = exp(−exp(…)) lies in
+//! x: (rows, dim); h, e: (sequences · context, dim); down, lora_b: (rank, dim); scale: (scales, rank); lti: (2, dim), A then B. A = exp(−exp(…)) lies in
 //! (0, 1), which keeps the loop stable by construction; it is computed once, when the model is loaded.
 
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernel::{Kernel, Link, f32s, u32s};
-use crate::kernels::{RowList, expect, expect_room, row_info};
+use crate::kernels::{RowList, States, expect, expect_room, row_info};
 use crate::params;
 use crate::tensor::Tensor;
 
 params! {
     /// Parameters.
-    Params { rows: u32, list: u32, dim: u32, stride: u32, rank: u32, rank_stride: u32, scales: u32 }
+    Params { rows: u32, list: u32, dim: u32, stride: u32, rank: u32, rank_stride: u32, scales: u32, context: u32 }
 }
 
 /// The largest LoRA rank that the shader's shared memory holds.
@@ -25,7 +25,7 @@ pub const MAX_RANK: usize = 1024;
 pub const RECUR: Kernel<Params, 7, 1> = Kernel {
     name: "recur",
     body: include_str!("../../shaders/recur.wgsl"),
-    links: &[Link::Reduce],
+    links: &[Link::Gate, Link::Reduce, Link::State],
     reads: [u32s("list"), f32s("x"), f32s("e"), f32s("down"), f32s("scale"), f32s("lora_b"), f32s("lti")],
     writes: [f32s("h")],
     grid: |p, _| [p.rows as usize, 1, 1],
@@ -36,7 +36,8 @@ fn twin(p: &Params, [list, x, e, down, scale, lora_b, lti]: [&[f32]; 7], [h]: [&
     let (dim, stride) = (p.dim as usize, p.stride as usize);
     let mut lora = vec![0.0; dim];
     for row in 0..p.rows as usize {
-        let t = row_info(list, p.list + row as u32).at_loop.min(p.scales as usize - 1);
+        let info = row_info(list, p.list + row as u32);
+        let (t, state) = (info.at_loop.min(p.scales as usize - 1), info.state(p.context) * stride);
         let x = &x[row * stride..][..dim];
         lora.fill(0.0);
         for k in 0..p.rank as usize {
@@ -45,7 +46,7 @@ fn twin(p: &Params, [list, x, e, down, scale, lora_b, lti]: [&[f32]; 7], [h]: [&
             lora.iter_mut().zip(&lora_b[k * stride..]).for_each(|(lora, b)| *lora += low * b);
         }
         let (a, b) = (&lti[..dim], &lti[stride..][..dim]);
-        let (h, e) = (&mut h[row * stride..][..dim], &e[row * stride..][..dim]);
+        let (h, e) = (&mut h[state..][..dim], &e[state..][..dim]);
         for i in 0..dim {
             h[i] = a[i] * h[i] + b[i] * e[i] + (x[i] + lora[i]);
         }
@@ -64,14 +65,15 @@ pub struct Lora {
 }
 
 /// Records the update for the listed rows.
-pub fn recur(pass: &mut Pass, list: RowList, x: &Tensor, e: &Tensor, lora: &Lora, lti: &Tensor, h: &Tensor) -> Result<()> {
+pub fn recur(pass: &mut Pass, list: RowList, x: &Tensor, lora: &Lora, lti: &Tensor, states: &States) -> Result<()> {
+    let States { h, e, context } = states;
     for tensor in [x, e, &lora.down, &lora.b, lti] {
         expect("recur", "columns", h.cols, tensor.cols)?;
     }
     expect("recur", "rank", lora.down.rows, lora.scale.cols)?;
     expect("recur", "rows of lora_b", lora.down.rows, lora.b.rows)?;
     expect_room("recur", "rank at most", lora.down.rows, MAX_RANK)?;
-    expect_room("recur", "rows", list.rows, x.rows.min(e.rows).min(h.rows))?;
+    expect_room("recur", "rows", list.rows, x.rows)?;
     let params = Params {
         rows: list.rows as u32,
         list: list.first as u32,
@@ -80,6 +82,8 @@ pub fn recur(pass: &mut Pass, list: RowList, x: &Tensor, e: &Tensor, lora: &Lora
         rank: lora.down.rows as u32,
         rank_stride: lora.scale.stride as u32,
         scales: lora.scale.rows as u32,
+        context: *context as u32,
     };
+    pass.touch(2 * lora.down.rows * h.stride);
     pass.dispatch(&RECUR, params, [&list.table, x, e, &lora.down, &lora.scale, &lora.b, lti], [h])
 }

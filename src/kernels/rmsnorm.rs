@@ -16,7 +16,7 @@ params! {
 pub const RMSNORM: Kernel<Params, 2, 1> = Kernel {
     name: "rmsnorm",
     body: include_str!("../../shaders/rmsnorm.wgsl"),
-    links: &[Link::Reduce],
+    links: &[Link::Gate, Link::Reduce],
     reads: [f32s("x"), f32s("gain")],
     writes: [f32s("y")],
     grid: |p, _| [p.rows as usize, 1, 1],

@@ -23,7 +23,7 @@ params! {
 pub const ROPE: Kernel<Params, 3, 1> = Kernel {
     name: "rope",
     body: include_str!("../../shaders/rope.wgsl"),
-    links: &[Link::RopeTurn],
+    links: &[Link::Gate, Link::RopeTurn],
     reads: [u32s("list"), f32s("angles"), f32s("x")],
     writes: [f32s("y")],
     grid: |p, _| [p.rows as usize, 1, 1],

@@ -6,7 +6,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, f32s, u32s, words_mut};
+use crate::kernel::{Kernel, Link, f32s, u32s, words_mut};
 use crate::kernels::{MAX_EXPERTS, expect, expect_room};
 use crate::params;
 use crate::tensor::Tensor;
@@ -20,7 +20,7 @@ params! {
 pub const ROUTER: Kernel<Params, 3, 2> = Kernel {
     name: "router",
     body: include_str!("../../shaders/router.wgsl"),
-    links: &[],
+    links: &[Link::Gate],
     reads: [f32s("x"), f32s("w"), f32s("bias")],
     writes: [u32s("ids"), f32s("gates")],
     grid: |p, _| [p.rows as usize, 1, 1],
@@ -67,5 +67,6 @@ pub fn router(pass: &mut Pass, x: &Tensor, w: &Tensor, bias: &Tensor, ids: &Tens
         x_stride: (x.stride / 4) as u32,
         k_stride: ids.stride as u32,
     };
+    pass.touch(w.rows * w.stride);
     pass.dispatch(&ROUTER, params, [x, w, bias], [ids, gates])
 }

@@ -22,7 +22,7 @@ params! {
 pub const STORE_KV: Kernel<Params, 3, 1> = Kernel {
     name: "store_kv",
     body: include_str!("../../shaders/store_kv.wgsl"),
-    links: &[Link::RopeTurn, Link::Cache],
+    links: &[Link::Gate, Link::RopeTurn, Link::Cache],
     reads: [u32s("list"), f32s("angles"), f32s("x")],
     writes: [f32s("cache")],
     grid: |p, _| [p.rows as usize, 1, 1],

@@ -25,7 +25,7 @@ params! {
 pub const STORE_LATENT: Kernel<Params, 4, 1> = Kernel {
     name: "store_latent",
     body: include_str!("../../shaders/store_latent.wgsl"),
-    links: &[Link::Reduce, Link::RopeTurn, Link::Cache],
+    links: &[Link::Gate, Link::Reduce, Link::RopeTurn, Link::Cache],
     reads: [u32s("list"), f32s("angles"), f32s("x"), f32s("gain")],
     writes: [f32s("cache")],
     grid: |p, _| [p.rows as usize, 1, 1],

@@ -4,7 +4,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, f32s};
+use crate::kernel::{Kernel, Link, f32s};
 use crate::kernels::{expect, expect_room};
 use crate::params;
 use crate::tensor::Tensor;
@@ -18,7 +18,7 @@ params! {
 pub const SWIGLU: Kernel<Params, 1, 1> = Kernel {
     name: "swiglu",
     body: include_str!("../../shaders/swiglu.wgsl"),
-    links: &[],
+    links: &[Link::Gate],
     reads: [f32s("x")],
     writes: [f32s("y")],
     grid: |p, tier| [p.rows as usize, (p.dim as usize).div_ceil(tier.workgroup as usize), 1],

@@ -223,6 +223,11 @@ impl Config {
         (self.cache_slots(loops) as u64).saturating_mul(4 * self.cache_width() as u64)
     }
 
+    /// Bytes of a token's state, f32, without the padding of rows: h where its loops stopped, and e.
+    pub fn state_bytes_per_token(&self) -> u64 {
+        2 * 4 * self.dim as u64
+    }
+
     /// Counts the parameters: total + buffers is every number of a file without `head.weight`, and
     /// active = total − (E − K)·3·D·F.
     pub fn parameters(&self) -> Parameters {

@@ -73,8 +73,10 @@ impl Dense {
 
 /// Mixture of experts.
 pub(crate) struct Moe {
-    router: Tensor,
-    bias: Tensor,
+    /// (experts, dim).
+    pub router: Tensor,
+    /// (1, experts).
+    pub bias: Tensor,
     /// \[gate; up\] of every expert: (experts · 2F, dim).
     gate_up: Segmented,
     /// (experts · dim, F).

@@ -4,40 +4,52 @@
 //! x = embed[token];  x = prelude.i(x) …;  e = x;  x = loop(x, e);  x = coda.i(x) …;  logits = RMSNorm(x) · embedᵀ
 //! ```
 //!
-//! A row is one token at one loop of one sequence. [`Engine::forward`] takes tokens for any number of sequences, lays them out as
-//! rows, cuts them into chunks, and replays a recorded plan for each chunk: prefill, chunked prefill, decoding and batches are one
-//! code path with different lists of rows.
+//! A row is one token at one loop of one sequence. Tokens enter through the prelude, loop until they halt, and leave through the coda;
+//! a pass of the loop may hold rows of any sequences at any loops. Prefill, chunked prefill, decoding, batches and old tokens that
+//! catch up at a deeper loop are one code path with different lists of rows: `ledger` says who has run which loop, `schedule` who
+//! comes next, `drive` runs it.
 
 mod attention;
+mod batch;
 mod block;
 pub mod config;
 pub mod defaults;
+mod drive;
 mod ffn;
 pub mod files;
+mod ledger;
 mod loader;
 mod needs;
 mod recurrent;
 mod rows;
+mod schedule;
 mod sequence;
 mod sizes;
 mod trace;
 mod work;
 
+pub use batch::{Batch, Finished};
+pub use drive::Pace;
+pub use ledger::Ledger;
 pub use loader::Progress;
 pub use needs::Needs;
 pub use recurrent::Depth;
 pub use rows::{Feed, Logits, Output, Prediction, RowOutput};
+pub use schedule::Schedule;
 pub use sequence::Sequence;
-pub use trace::{LoopTrace, Trace};
+pub use trace::{Detail, LoopTrace, PassTrace, TokenTrace, Trace};
+
+use std::collections::HashMap;
 
 use crate::backend::{Backend, Counters, DeviceInfo, DeviceOptions, Pass, Plan};
 use crate::error::{Error, Result};
 use crate::kernels::embed::embed;
+use crate::kernels::inject::Gating;
 use crate::kernels::linear::{Into, linear};
 use crate::kernels::rmsnorm::rmsnorm;
 use crate::kernels::top::{Parts, top};
-use crate::kernels::{CacheTensor, RowList, Slot};
-use crate::tensor::{Segmented, Tensor};
+use crate::kernels::{CacheTensor, RowList, Slot, States};
+use crate::tensor::{Dtype, Segmented, Tensor};
 use attention::Step;
 use block::Block;
 use config::Config;
@@ -55,6 +67,9 @@ pub const DEFAULT_CONTEXT: usize = 4096;
 /// Rows of a pass where nothing else is asked for.
 pub const DEFAULT_CHUNK: usize = 128;
 
+/// Rows that catch up in a pass where nothing else is asked for: half a pass, so that sequences beside it go on.
+pub const DEFAULT_CATCH_UP: usize = DEFAULT_CHUNK / 2;
+
 /// How to load a model.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -69,6 +84,16 @@ pub struct Options {
     pub sequences: Option<usize>,
     /// Rows of one pass. Default: [`DEFAULT_CHUNK`], fewer where the device's limits ask for it.
     pub chunk: Option<usize>,
+    /// Who runs the loops that a token has no need of any more. Default: nobody, until a later token gets there.
+    pub schedule: Schedule,
+    /// Rows of older tokens that may catch up in one pass because a deeper token needs them; more of them take more passes. It
+    /// bounds how long one pass can take. Default: [`DEFAULT_CATCH_UP`].
+    pub catch_up: Option<usize>,
+    /// Rows of older tokens that join each pass before anybody needs them, where there is room: the weights are read anyway, and a
+    /// deep token finds less to catch up. Default: 0.
+    pub eager: usize,
+    /// How far the device may run ahead of what the host has seen. Default: by the kind of the device.
+    pub pace: Option<Pace>,
 }
 
 /// A model on a device: tokens in, logits and loop counts out.
@@ -82,7 +107,12 @@ pub struct Engine {
     work: Work,
     sequences: sequence::Slots,
     loops: usize,
-    plans: Vec<(PlanKey, Plan)>,
+    schedule: Schedule,
+    catch_up: usize,
+    eager: usize,
+    pace: Pace,
+    flight: drive::Flight,
+    plans: HashMap<PlanKey, Plan>,
 }
 
 /// The weights.
@@ -96,16 +126,20 @@ struct Net {
 }
 
 /// What tells one plan from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PlanKey {
-    rows: usize,
-    picks: usize,
-    best: usize,
-    depth: Depth,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum PlanKey {
+    /// Embedding and prelude of so many tokens.
+    Enter { rows: usize },
+    /// The pass of this number in its group, of so many rows.
+    Loop { index: usize, rows: usize },
+    /// Coda of so many tokens, and the logits of some of them.
+    Leave { rows: usize, picks: usize, best: usize },
+    /// Coda and logits of the one state that lies in x.
+    Lens { best: usize },
 }
 
-/// Plans that are kept; more than the shapes that one way of running a model uses.
-const PLANS: usize = 32;
+/// Plans that are kept. There are as many as there are numbers of rows, and each is small.
+const PLANS: usize = 4096;
 
 impl Engine {
     /// Loads a model. `progress` is called after every tensor.
@@ -148,13 +182,35 @@ impl Engine {
         let slot_rows = sizes.sequences * sizes.context;
         let rows = backend.segmented("the cache", slots * slot_rows, config.cache_width(), slot_rows)?;
         let cache = CacheTensor { rows, slots, sequences: sizes.sequences, context: sizes.context };
-        let work = Work::new(&mut backend, &config, sizes.chunk, sizes.loops)?;
+        let pace = sizes.pace.unwrap_or_else(|| Pace::of(&backend));
+        let work = Work::new(&mut backend, &config, sizes.chunk, pace.group.min(sizes.loops).min(drive::MOST_PASSES))?;
+        let states = States {
+            h: backend.tensor("the states of all positions", Dtype::F32, slot_rows, config.dim)?,
+            e: backend.tensor("the states of all positions", Dtype::F32, slot_rows, config.dim)?,
+            context: sizes.context,
+        };
         let total = config.tensors().iter().filter(|t| !t.optional).map(|t| t.shape.iter().product::<usize>() as u64 * 4).sum();
         let state = Progress { loaded: 0, total };
         let mut loader = Loader { backend: &mut backend, weights, progress, state };
-        let net = Net::load(&mut loader, &config, &sizes, &work)?;
+        let net = Net::load(&mut loader, &config, &sizes, &work, states)?;
         let sequences = sequence::Slots::new(sizes.sequences);
-        Ok(Self { config, defaults, notes, backend, net, cache, work, sequences, loops: sizes.loops, plans: Vec::new() })
+        Ok(Self {
+            config,
+            defaults,
+            notes,
+            backend,
+            net,
+            cache,
+            work,
+            sequences,
+            loops: sizes.loops,
+            schedule: sizes.schedule,
+            catch_up: sizes.catch_up,
+            eager: sizes.eager,
+            pace,
+            flight: drive::Flight::default(),
+            plans: HashMap::new(),
+        })
     }
 
     /// The model's sizes.
@@ -216,39 +272,60 @@ impl Engine {
         }
     }
 
-    /// The list of the rows of a pass, at loop `t` of the loop.
-    fn list(&self, t: usize, rows: usize) -> RowList {
-        RowList { table: self.work.table, first: t * self.work.chunk, rows }
+    /// Who runs the loops that a token has no need of any more.
+    pub fn schedule(&self) -> Schedule {
+        self.schedule
+    }
+
+    /// Changes the schedule for tokens from here on. The logits are the same either way.
+    pub fn set_schedule(&mut self, schedule: Schedule) {
+        self.schedule = schedule;
+    }
+
+    /// How far the device may run ahead of what the host has seen.
+    pub fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// A list of the table of rows.
+    fn list(&self, list: usize, rows: usize) -> RowList {
+        RowList { table: self.work.table, first: list * self.work.chunk, rows }
     }
 
     fn step(&self, list: RowList, slot: Slot) -> Step<'_> {
         Step { list, slot, cache: &self.cache, angles: &self.net.angles, x: &self.work.x, normed: &self.work.normed }
     }
 
-    // The stages of a pass. `forward` records them one after the other into one plan; a traced pass runs each alone.
+    // The stages. Plans record them one after the other; a traced pass runs each alone.
 
     fn record_embed(&self, pass: &mut Pass, rows: usize) -> Result<()> {
-        embed(pass, &self.net.embed, self.list(0, rows), &self.work.x)
+        embed(pass, &self.net.embed, self.list(self.work.tokens_list(), rows), &self.work.x)
     }
 
     fn record_prelude(&self, pass: &mut Pass, layer: usize, rows: usize) -> Result<()> {
-        self.net.prelude[layer].record(pass, self.step(self.list(0, rows), Slot::Layer(layer)))
+        self.net.prelude[layer].record(pass, self.step(self.list(self.work.places_list(), rows), Slot::Layer(layer)))
     }
 
     fn record_begin(&self, pass: &mut Pass, rows: usize) -> Result<()> {
-        self.net.recurrent.record_begin(pass, &self.work.x, rows)
+        let work = &self.work;
+        self.net.recurrent.record_begin(pass, self.list(work.places_list(), rows), &work.x, &work.out)
     }
 
-    fn record_loop(&self, pass: &mut Pass, t: usize, rows: usize, depth: Depth) -> Result<()> {
-        let first = self.config.prelude_layers + self.config.coda_layers;
-        self.net.recurrent.record_loop(pass, self.step(self.list(t, rows), Slot::Loops(first)), depth)
+    fn record_loop(&self, pass: &mut Pass, index: usize, rows: usize) -> Result<()> {
+        let work = &self.work;
+        let step = self.step(self.list(work.loop_list(index), rows), Slot::Loops(self.config.prelude_layers + self.config.coda_layers));
+        let gating = Gating { act: &work.act, gate: self.backend.gate(), pass_index: index };
+        self.net.recurrent.record_loop(pass, step, gating, &work.out)
+    }
+
+    /// The loop's output of the tokens that leave, into x.
+    fn record_gather(&self, pass: &mut Pass, rows: usize) -> Result<()> {
+        embed(pass, &whole(self.work.out), self.list(self.work.places_list(), rows), &self.work.x)
     }
 
     fn record_coda(&self, pass: &mut Pass, layer: usize, rows: usize) -> Result<()> {
         let slot = Slot::Layer(self.config.prelude_layers + layer);
-        // The coda goes on where the loop's output lies.
-        let x = &self.net.recurrent.state.out;
-        self.net.coda[layer].record(pass, Step { x, ..self.step(self.list(0, rows), slot) })
+        self.net.coda[layer].record(pass, self.step(self.list(self.work.places_list(), rows), slot))
     }
 
     /// Logits of the rows in the list of picks, and their best candidates.
@@ -257,9 +334,7 @@ impl Engine {
             return Ok(());
         }
         let work = &self.work;
-        let out = self.net.recurrent.state.out;
-        let rows = Segmented { part_rows: out.rows, rows: out.rows, cols: out.cols, parts: vec![out] };
-        embed(pass, &rows, RowList { table: work.table, first: work.picks_first(), rows: picks }, &work.picked)?;
+        embed(pass, &whole(work.x), self.list(work.picks_list(), picks), &work.picked)?;
         rmsnorm(pass, &work.picked, &self.net.norm, &work.normed, picks)?;
         linear(pass, &self.net.embed, 1, (&work.normed).into(), (&work.logits).into(), picks, Into::Set)?;
         let parts = Parts { values: &work.part_values, ids: &work.part_ids };
@@ -268,39 +343,49 @@ impl Engine {
 
     fn record(&self, key: PlanKey) -> Result<Pass> {
         let mut pass = self.backend.pass();
-        self.record_embed(&mut pass, key.rows)?;
-        for layer in 0..self.net.prelude.len() {
-            self.record_prelude(&mut pass, layer, key.rows)?;
+        let coda = |pass: &mut Pass, rows| (0..self.net.coda.len()).try_for_each(|layer| self.record_coda(pass, layer, rows));
+        match key {
+            PlanKey::Enter { rows } => {
+                self.record_embed(&mut pass, rows)?;
+                (0..self.net.prelude.len()).try_for_each(|layer| self.record_prelude(&mut pass, layer, rows))?;
+                self.record_begin(&mut pass, rows)?;
+            }
+            PlanKey::Loop { index, rows } => self.record_loop(&mut pass, index, rows)?,
+            PlanKey::Leave { rows, picks, best } => {
+                self.record_gather(&mut pass, rows)?;
+                coda(&mut pass, rows)?;
+                self.record_logits(&mut pass, picks, best)?;
+            }
+            PlanKey::Lens { best } => {
+                coda(&mut pass, 1)?;
+                self.record_logits(&mut pass, 1, best)?;
+            }
         }
-        self.record_begin(&mut pass, key.rows)?;
-        for t in 0..key.depth.loops {
-            self.record_loop(&mut pass, t, key.rows, key.depth)?;
-        }
-        for layer in 0..self.net.coda.len() {
-            self.record_coda(&mut pass, layer, key.rows)?;
-        }
-        self.record_logits(&mut pass, key.picks, key.best)?;
         Ok(pass)
     }
 
-    /// Runs the plan for a shape, made once and kept.
-    async fn replay(&mut self, key: PlanKey) -> Result<()> {
-        if let Some(at) = self.plans.iter().position(|(k, _)| *k == key) {
-            // Most recently used last.
-            let plan = self.plans.remove(at);
-            self.plans.push(plan);
-        } else {
+    /// Runs the plan for a shape, made once and kept; returns its dispatches and the bytes of weights that it reads.
+    async fn replay(&mut self, key: PlanKey) -> Result<(usize, u64)> {
+        if !self.plans.get(&key).is_some_and(|plan| self.backend.is_current(plan)) {
             let plan = self.backend.plan(self.record(key)?)?;
             if self.plans.len() == PLANS {
-                self.plans.remove(0);
+                self.plans.clear();
             }
-            self.plans.push((key, plan));
+            self.plans.insert(key, plan);
         }
-        match self.plans.last() {
-            Some((_, plan)) => self.backend.run(plan).await,
-            None => Ok(()),
+        match self.plans.get(&key) {
+            Some(plan) => {
+                self.backend.run(plan).await?;
+                Ok((plan.dispatches(), plan.weight_bytes()))
+            }
+            None => Ok((0, 0)),
         }
     }
+}
+
+/// A tensor as a table of one part.
+fn whole(tensor: Tensor) -> Segmented {
+    Segmented { part_rows: tensor.rows, rows: tensor.rows, cols: tensor.cols, parts: vec![tensor] }
 }
 
 /// `config.json` and `generation_config.json` of a source.
@@ -322,7 +407,7 @@ pub fn spectral_radius(weights: &Weights, config: &Config) -> Result<f32> {
 }
 
 impl Net {
-    fn load(loader: &mut Loader, config: &Config, sizes: &Sizes, work: &Work) -> Result<Self> {
+    fn load(loader: &mut Loader, config: &Config, sizes: &Sizes, work: &Work, states: States) -> Result<Self> {
         let embed = loader.stacked(&[("embed.weight".into(), config.vocab_size)], config.dim)?;
         let dense = |loader: &mut Loader, prefix: String| {
             let ffn = Dense::load(loader, config, &[format!("{prefix}.ffn")], config.ffn_dim(), work.dense)?;
@@ -333,7 +418,7 @@ impl Net {
         Ok(Self {
             embed,
             prelude,
-            recurrent: Recurrent::load(loader, config, sizes.loops, &work.attention, work.moe, work.state)?,
+            recurrent: Recurrent::load(loader, config, sizes.loops, &work.attention, work.moe, states)?,
             coda,
             norm: loader.small("norm.weight", &[config.dim])?,
             angles: loader.upload("RoPE table", config.rope_dim(), &config.rope_rows(0, sizes.context))?,

@@ -21,6 +21,8 @@ pub struct Needs {
     pub weights: u64,
     /// Bytes of the cache of all sequences.
     pub cache: u64,
+    /// Bytes of the states at which the loop stands at every cached position, of all sequences.
+    pub states: u64,
     /// The largest piece that must lie in one binding: all else is cut as small as the device asks for.
     pub largest: &'static str,
     /// Bytes of that piece.
@@ -40,6 +42,7 @@ impl Needs {
             sequences: sizes.sequences,
             weights: (parameters.total + parameters.buffers) * 4,
             cache: config.cache_bytes_per_token(sizes.loops).saturating_mul(positions),
+            states: positions.saturating_mul(config.state_bytes_per_token()),
             largest,
             largest_bytes,
         })
@@ -71,13 +74,14 @@ fn largest_piece(config: &Config, sizes: &Sizes) -> (&'static str, u64) {
     let expert = matrix(2 * config.expert_dim, config.dim).max(matrix(config.dim, config.expert_dim));
     let pieces = [
         ("a slot of the cache", matrix(sizes.sequences.saturating_mul(sizes.context), config.cache_width())),
+        ("the states of all positions", matrix(sizes.sequences.saturating_mul(sizes.context), config.dim)),
         ("a matrix of one expert", expert),
         ("a matrix of one head", head),
         ("the router", matrix(config.n_experts, config.dim)),
         ("the LoRA", matrix(config.lora_rank, config.dim).max(matrix(config.max_loop_iters, config.lora_rank))),
         ("the loop embeddings", matrix(sizes.loops, config.dim)),
         ("the RoPE table", matrix(sizes.context, config.rope_dim())),
-        ("one row's work", 4 * work::widest(config, sizes.loops) as u64),
+        ("one row's work", 4 * work::widest(config) as u64),
     ];
     pieces.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap_or_default()
 }

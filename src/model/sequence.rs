@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 use crate::kernels::fork::fork;
-use crate::model::Engine;
+use crate::kernels::{CacheTensor, States};
+use crate::model::ledger::Ledger;
+use crate::model::{Engine, whole};
 
 /// A sequence of tokens with its cached keys and values. Dropping it frees its place.
 #[derive(Debug)]
 pub struct Sequence {
     pub(super) slot: usize,
     pub(super) len: usize,
-    /// The loop up to which every cached position has keys and values.
-    pub(super) filled: usize,
     place: Arc<AtomicBool>,
 }
 
@@ -40,28 +40,40 @@ impl Drop for Sequence {
     }
 }
 
-/// The places for sequences, each taken or free.
-pub(super) struct Slots(Vec<Arc<AtomicBool>>);
+/// The places for sequences, each taken or free, with the ledger of what the cache holds there.
+pub(super) struct Slots {
+    places: Vec<Arc<AtomicBool>>,
+    ledgers: Vec<Ledger>,
+}
 
 impl Slots {
     pub fn new(count: usize) -> Self {
-        Self((0..count).map(|_| Arc::new(AtomicBool::new(false))).collect())
+        let places = (0..count).map(|_| Arc::new(AtomicBool::new(false))).collect();
+        Self { places, ledgers: vec![Ledger::default(); count] }
     }
 
-    /// A free place.
+    /// A free place. What its ledger says of an earlier sequence goes when the first token is fed.
     fn take(&self) -> Result<Sequence> {
-        let free = self.0.iter().enumerate().find(|(_, place)| !place.swap(true, Ordering::Acquire));
+        let free = self.places.iter().enumerate().find(|(_, place)| !place.swap(true, Ordering::Acquire));
         match free {
-            Some((slot, place)) => Ok(Sequence { slot, len: 0, filled: 0, place: place.clone() }),
+            Some((slot, place)) => Ok(Sequence { slot, len: 0, place: place.clone() }),
             None => Err(Error::Usage {
-                reason: format!("all {} sequences of this model are in use: drop one, or load the model with more", self.0.len()),
+                reason: format!("all {} sequences of this model are in use: drop one, or load the model with more", self.places.len()),
             }),
         }
     }
 
     /// Whether a sequence has its place here.
     pub fn holds(&self, sequence: &Sequence) -> bool {
-        self.0.get(sequence.slot).is_some_and(|place| Arc::ptr_eq(place, &sequence.place))
+        self.places.get(sequence.slot).is_some_and(|place| Arc::ptr_eq(place, &sequence.place))
+    }
+
+    pub fn ledger(&self, slot: usize) -> &Ledger {
+        &self.ledgers[slot]
+    }
+
+    pub fn ledger_mut(&mut self, slot: usize) -> &mut Ledger {
+        &mut self.ledgers[slot]
     }
 }
 
@@ -73,14 +85,28 @@ impl Engine {
 
     /// A second sequence that continues from the same tokens. The cache is copied on the device.
     pub async fn fork(&mut self, sequence: &Sequence) -> Result<Sequence> {
-        self.check_owner(sequence)?;
+        let ledger = self.ledger(sequence).await?;
         let mut copy = self.sequences.take()?;
         let mut pass = self.backend.pass();
-        fork(&mut pass, &self.cache, sequence.slot, copy.slot, sequence.len)?;
+        let States { h, e, context } = self.net.recurrent.states;
+        let states = |tensor| CacheTensor { rows: whole(tensor), slots: 1, sequences: self.cache.sequences, context };
+        for cache in [&self.cache, &states(h), &states(e)] {
+            fork(&mut pass, cache, sequence.slot, copy.slot, sequence.len)?;
+        }
         let plan = self.backend.plan(pass)?;
         self.backend.run(&plan).await?;
-        (copy.len, copy.filled) = (sequence.len, sequence.filled);
+        *self.sequences.ledger_mut(copy.slot) = ledger;
+        copy.len = sequence.len;
         Ok(copy)
+    }
+
+    /// Which loop each position of a sequence has reached.
+    pub async fn ledger(&mut self, sequence: &Sequence) -> Result<Ledger> {
+        self.check_owner(sequence)?;
+        self.settle().await?;
+        let mut ledger = self.sequences.ledger(sequence.slot).clone();
+        ledger.truncate(sequence.len);
+        Ok(ledger)
     }
 
     pub(super) fn check_owner(&self, sequence: &Sequence) -> Result<()> {

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{MAX_EXPERTS, attention, recur};
 use crate::model::config::{Attention, Config};
 use crate::model::defaults::Defaults;
-use crate::model::{DEFAULT_CHUNK, DEFAULT_CONTEXT, Options};
+use crate::model::{DEFAULT_CATCH_UP, DEFAULT_CHUNK, DEFAULT_CONTEXT, Options, Pace, Schedule};
 
 /// The sizes that options and defaults come to.
 pub(super) struct Sizes {
@@ -13,6 +13,10 @@ pub(super) struct Sizes {
     pub loops: usize,
     pub sequences: usize,
     pub chunk: usize,
+    pub schedule: Schedule,
+    pub catch_up: usize,
+    pub eager: usize,
+    pub pace: Option<Pace>,
 }
 
 impl Sizes {
@@ -38,6 +42,13 @@ impl Sizes {
             loops,
             sequences: at_least_1("sequences", options.sequences.unwrap_or(1), 1 << 16)?,
             chunk: at_least_1("chunk", options.chunk.unwrap_or(DEFAULT_CHUNK), 1 << 14)?,
+            schedule: options.schedule,
+            catch_up: at_least_1("catch-up", options.catch_up.unwrap_or(DEFAULT_CATCH_UP), usize::MAX)?,
+            eager: options.eager,
+            pace: match options.pace {
+                Some(pace) => Some(Pace { group: at_least_1("pace", pace.group, MAX_LOOPS)?, ..pace }),
+                None => None,
+            },
         })
     }
 }

@@ -2,27 +2,29 @@
 
 use crate::backend::Backend;
 use crate::error::Result;
+use crate::kernels::halt::ACT;
 use crate::kernels::top::PART;
 use crate::model::attention;
 use crate::model::config::Config;
 use crate::model::ffn::{self, MoeWork, SwigluWork};
-use crate::model::recurrent::State;
 use crate::tensor::{Dtype, Tensor, stride};
 
 /// The most candidates that are chosen on the device.
 pub(crate) const BEST: usize = 64;
 
 /// Words of the widest row of a work tensor.
-pub fn widest(config: &Config, loops: usize) -> usize {
-    let widths = [attention::Work::widest(config), ffn::widest(config), config.vocab_size, config.dim, 4 * (loops + 1)];
+pub fn widest(config: &Config) -> usize {
+    let widths = [attention::Work::widest(config), ffn::widest(config), config.vocab_size, config.dim];
     stride(widths.into_iter().max().unwrap_or(1)) + 4 * config.n_experts_per_tok
 }
 
 /// The work tensors of a model for passes of up to `chunk` rows.
 pub(crate) struct Work {
     pub chunk: usize,
-    loops: usize,
-    /// A list of rows for each loop, then the list of picks: ((loops + 1) · chunk, 4) of u32.
+    /// Passes whose lists there is room for at a time.
+    pub lists: usize,
+    /// Lists of rows: tokens that enter, tokens in flight that enter or leave, picks among those that leave, and one for each pass of
+    /// a group: ((3 + lists) · chunk, 4) of u32.
     pub table: Tensor,
     /// The residual stream of the prelude and of the block in the loop: (chunk, dim).
     pub x: Tensor,
@@ -30,7 +32,10 @@ pub(crate) struct Work {
     pub attention: attention::Work,
     pub dense: SwigluWork,
     pub moe: MoeWork,
-    pub state: State,
+    /// Σ weight · h of every token in flight: (chunk, dim).
+    pub out: Tensor,
+    /// How it stands with every token in flight, see the kernel `halt`: (chunk, 8).
+    pub act: Tensor,
     /// The rows whose logits are wanted: (chunk, dim).
     pub picked: Tensor,
     /// (chunk, vocabulary).
@@ -46,20 +51,22 @@ pub(crate) struct Work {
 
 impl Work {
     /// Allocates for at most `chunk` rows: fewer, if the widest tensor would pass the device's binding limit.
-    pub fn new(backend: &mut Backend, config: &Config, chunk: usize, loops: usize) -> Result<Self> {
-        let rows = chunk.min(backend.max_words() / widest(config, loops)).max(1);
+    pub fn new(backend: &mut Backend, config: &Config, chunk: usize, lists: usize) -> Result<Self> {
+        let rows = chunk.min(backend.max_words() / widest(config)).max(1);
+        let lists = lists.clamp(1, (backend.max_words() / (4 * rows)).saturating_sub(3).max(1));
         let best = BEST.min(config.vocab_size);
         let parts = config.vocab_size.div_ceil(PART);
         Ok(Self {
             chunk: rows,
-            loops,
-            table: backend.tensor("the table of rows", Dtype::U32, (loops + 1) * rows, 4)?,
+            lists,
+            table: backend.tensor("the table of rows", Dtype::U32, (3 + lists) * rows, 4)?,
             x: backend.tensor("x", Dtype::F32, rows, config.dim)?,
             normed: backend.tensor("normed x", Dtype::F32, rows, config.dim)?,
             attention: attention::Work::new(backend, config, rows)?,
             dense: SwigluWork::new(backend, rows, config.ffn_dim())?,
             moe: MoeWork::new(backend, config, rows)?,
-            state: State::new(backend, config, rows)?,
+            out: backend.tensor("out", Dtype::F32, rows, config.dim)?,
+            act: backend.tensor("act", Dtype::F32, rows, ACT)?,
             picked: backend.tensor("picked rows", Dtype::F32, rows, config.dim)?,
             logits: backend.tensor("logits", Dtype::F32, rows, config.vocab_size)?,
             values: backend.tensor("best logits", Dtype::F32, rows, 2 + best)?,
@@ -69,8 +76,23 @@ impl Work {
         })
     }
 
-    /// Where the list of picks starts in the table.
-    pub fn picks_first(&self) -> usize {
-        self.loops * self.chunk
+    /// The list of tokens that enter, by their token ids.
+    pub fn tokens_list(&self) -> usize {
+        0
+    }
+
+    /// The list of tokens that enter or leave, by their places.
+    pub fn places_list(&self) -> usize {
+        1
+    }
+
+    /// The list of the rows whose logits are wanted, among those that leave.
+    pub fn picks_list(&self) -> usize {
+        2
+    }
+
+    /// The list of a pass of a group.
+    pub fn loop_list(&self, index: usize) -> usize {
+        3 + index
     }
 }

@@ -6,7 +6,7 @@ use refrain::backend::{Backend, Pass, Span};
 use refrain::error::Result;
 use refrain::kernel::Tier;
 use refrain::kernels::top::{PART, Parts, top};
-use refrain::kernels::{CacheTensor, RowList};
+use refrain::kernels::{CacheTensor, RowList, States};
 use refrain::tensor::{Dtype, Segmented, Tensor};
 
 /// The most words of one binding: so few that caches and weights of a few thousand words come in several parts.
@@ -93,10 +93,15 @@ impl<'a> Bench<'a> {
         Ok(w)
     }
 
-    /// A list of rows (token, sequence, position, loop) that starts at row `first` of its table; the rows before it name nothing.
+    /// A list of rows (source, sequence, position, loop) that starts at row `first` of its table; the rows before it name nothing.
     pub fn list(&mut self, first: usize, rows: &[[u32; 4]]) -> Result<RowList> {
         let table = self.u32s("list", first + rows.len(), 4, |row, col| row.checked_sub(first).map_or(u32::MAX, |row| rows[row][col]))?;
         Ok(RowList { table, first, rows: rows.len() })
+    }
+
+    /// The states of two sequences of 11 positions, random.
+    pub fn states(&mut self, dim: usize) -> Result<States> {
+        Ok(States { h: self.random("h", 22, dim)?, e: self.random("e", 22, dim)?, context: 11 })
     }
 
     /// A cache of random contents.

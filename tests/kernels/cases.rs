@@ -10,8 +10,8 @@ use refrain::kernels::experts::experts;
 use refrain::kernels::experts_grouped::{Groups, experts_grouped};
 use refrain::kernels::fork::fork;
 use refrain::kernels::group::{group, most_tiles};
-use refrain::kernels::halt::{Halting, halt};
-use refrain::kernels::inject::inject;
+use refrain::kernels::halt::{Head, Mode, halt, start};
+use refrain::kernels::inject::{Gating, inject};
 use refrain::kernels::linear::{Columns, FEW_ROWS, Into, linear};
 use refrain::kernels::recur::{Lora, recur};
 use refrain::kernels::rmsnorm::rmsnorm;
@@ -21,7 +21,7 @@ use refrain::kernels::store_kv::store_kv;
 use refrain::kernels::store_latent::store_latent;
 use refrain::kernels::swiglu::swiglu;
 use refrain::kernels::top::PART;
-use refrain::kernels::{MAX_EXPERTS, Slot};
+use refrain::kernels::{MAX_EXPERTS, NO_PLACE, Slot};
 use refrain::tensor::stride;
 
 use super::bench::Bench;
@@ -77,12 +77,6 @@ impl Table {
                 swiglu(&mut b.pass, &x, &y, rows)?;
                 swiglu(&mut b.pass, &wide, &z, rows)
             });
-            self.add("begin", size.clone(), move |b| {
-                let x = b.random("x", rows + 1, dim)?;
-                let (h, e) = (b.random("h", rows + 1, dim)?, b.random("e", rows + 1, dim)?);
-                let (out, state) = (b.random("out", rows + 1, dim)?, b.random("state", rows + 1, 4)?);
-                begin(&mut b.pass, &x, &h, &e, &out, &state, rows)
-            });
             for k in [1, 3] {
                 self.add("combine", format!("{size}, {k} slots"), move |b| {
                     let (y, gates) = (b.random("y", (rows + 1) * k, dim)?, b.random("gates", rows + 1, k)?);
@@ -134,49 +128,60 @@ impl Table {
         }
     }
 
-    /// Rows at different loops, one of them beyond the trained ones.
+    /// Rows of two sequences at different loops, one of them beyond the trained ones.
     fn loops(&mut self) {
-        let rows = |n: usize| -> Vec<[u32; 4]> { (0..n as u32).map(|row| [9, 9, 9, (row * 3 + 1) % 7]).collect() };
+        // Places backwards; positions that differ, in states of 2 · 11 positions.
+        let rows = |n: usize| -> Vec<[u32; 4]> { (0..n as u32).map(|row| [n as u32 - row, row % 2, row + 3, (row * 3 + 1) % 7]).collect() };
         for (n, dim) in [(1, 3), (6, 64), (3, 65), (2, 131)] {
-            self.add("inject", format!("{n} × {dim}"), move |b| {
-                let list = b.list(2, &rows(n))?;
-                let (h, e) = (b.random("h", n + 1, dim)?, b.random("e", n + 1, dim)?);
-                let (loop_emb, gain, x) = (b.random("loop_emb", 7, dim)?, b.random("gain", 1, dim)?, b.random("x", n + 1, dim)?);
-                inject(&mut b.pass, list, &h, &e, &loop_emb, &gain, &x)
+            self.add("begin", format!("{n} × {dim}"), move |b| {
+                let (list, x) = (b.list(2, &rows(n))?, b.random("x", n + 1, dim)?);
+                let (states, out) = (b.states(dim)?, b.random("out", n + 2, dim)?);
+                begin(&mut b.pass, list, &x, &states, &out)
             });
+            for (what, running) in [("one runs on", 1.0), ("nobody runs on", 0.0)] {
+                self.add("inject", format!("{n} × {dim}, {what}"), move |b| {
+                    let (list, states) = (b.list(2, &rows(n))?, b.states(dim)?);
+                    let (loop_emb, gain, x) = (b.random("loop_emb", 7, dim)?, b.random("gain", 1, dim)?, b.random("x", n + 1, dim)?);
+                    // The last of 70 places, so that the threads of a workgroup have to look twice.
+                    let act =
+                        b.f32s("act", 70, 8, |row, col| if (row, col) == (69, 7) { running } else { (col as f32 - 7.0).abs() * 0.3 })?;
+                    let gate = b.u32s("gate", 1, 256, |_, _| 7)?;
+                    let gating = Gating { act: &act, gate: &gate, pass_index: 3 };
+                    inject(&mut b.pass, list, &states, &loop_emb, &gain, gating, &x)
+                });
+            }
         }
         for (n, dim, rank) in [(1, 3, 1), (6, 64, 5), (3, 65, 16), (2, 131, 3), (1, 5, 1024)] {
             self.add("recur", format!("{n} × {dim}, rank {rank}"), move |b| {
                 let list = b.list(1, &rows(n))?;
-                let (x, e, h) = (b.random("x", n + 1, dim)?, b.random("e", n + 1, dim)?, b.random("h", n + 1, dim)?);
+                let (x, states) = (b.random("x", n + 1, dim)?, b.states(dim)?);
                 let lora =
                     Lora { down: b.random("down", rank, dim)?, scale: b.random("scale", 4, rank)?, b: b.random("lora_b", rank, dim)? };
                 let lti = b.random("lti", 2, dim)?;
-                recur(&mut b.pass, list, &x, &e, &lora, &lti, &h)
+                recur(&mut b.pass, list, &x, &lora, &lti, &states)
             });
         }
     }
 
     fn halt(&mut self) {
-        let halting = Halting { bias: 0.0, threshold: 0.75, loops: 4, min_loops: 1, fixed: false };
-        // With w = 0, p is exactly 1/2: the second row meets the threshold exactly, the last three have halted before.
-        let cums = [0.0, 0.25, 0.2499, 0.5, 0.7499, 0.75, 0.9, 1.25];
-        let kinds = [
-            ("exact", halting),
-            ("min_loops", Halting { min_loops: 3, ..halting }),
-            ("fixed", Halting { fixed: true, min_loops: 3, ..halting }),
-        ];
-        for (kind, halting) in kinds {
+        // With w = 0, p is exactly 1/2: the second row meets the threshold exactly, three have halted before, the last only catches up.
+        let cums = [0.0, 0.25, 0.2499, 0.5, 0.7499, 0.75, 0.9, 1.25, 0.1];
+        let kinds = [("exact", 1, Mode::Halt), ("min_loops", 3, Mode::Halt), ("fixed", 3, Mode::Fixed), ("full", 1, Mode::Full)];
+        for (kind, min_loops, mode) in kinds {
             for (dim, scale) in [(3, 0.0), (3, 1.0), (65, 0.3), (130, 9.0)] {
                 self.add("halt", format!("{kind}, {dim} columns, w up to {scale}"), move |b| {
-                    let list = b.list(3, &[0, 1, 2, 3, 4, 0, 3, 2].map(|at_loop| [9, 9, 9, at_loop]))?;
-                    let h = b.random("h", 9, dim)?;
+                    let places = [8, 1, 2, 3, 4, 5, 6, 7, NO_PLACE];
+                    let rows: Vec<[u32; 4]> =
+                        places.iter().zip([0, 1, 2, 3, 4, 0, 3, 2, 1]).zip(0..).map(|((p, t), i)| [*p, i % 2, 2 + i, t]).collect();
+                    let list = b.list(3, &rows)?;
+                    let states = b.states(dim)?;
                     let signs: Vec<f32> = (0..dim).map(|_| b.next()).collect();
                     let w = b.f32s("w", 1, dim, |_, col| scale * signs[col])?;
                     let out = b.random("out", 9, dim)?;
-                    let state = b.f32s("state", 9, 4, |row, col| [*cums.get(row).unwrap_or(&0.1), row as f32, 0.3, 0.2][col])?;
-                    let bias = if scale == 0.0 { 0.0 } else { -0.3 };
-                    halt(&mut b.pass, list, Halting { bias, ..halting }, &h, &w, &out, &state)
+                    let start = start(4, min_loops, mode);
+                    let act = b.f32s("act", 9, 8, |row, col| [cums[row], row as f32, 0.3, 0.2].get(col).copied().unwrap_or(start[col]))?;
+                    let head = Head { w, bias: if scale == 0.0 { 0.0 } else { -0.3 }, threshold: 0.75 };
+                    halt(&mut b.pass, list, &head, &states, &out, &act)
                 });
             }
         }

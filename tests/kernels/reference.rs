@@ -4,8 +4,8 @@ use refrain::backend::Backend;
 use refrain::kernel::Tier;
 use refrain::kernels::attention::{Heads, attention};
 use refrain::kernels::combine::combine;
-use refrain::kernels::halt::{Halting, halt};
-use refrain::kernels::inject::inject;
+use refrain::kernels::halt::{Head, Mode, halt, start};
+use refrain::kernels::inject::{Gating, inject};
 use refrain::kernels::linear::{Columns, Into, linear};
 use refrain::kernels::recur::{Lora, recur};
 use refrain::kernels::rmsnorm::rmsnorm;
@@ -111,14 +111,16 @@ fn rmsnorm_divides_by_the_root_of_the_mean_square() {
 #[test]
 fn inject_norms_the_sum_of_state_input_and_loop() {
     let [h, e, loop_emb, gain, x] = run(|b| {
-        let list = b.list(1, &[[9, 9, 9, 3], [9, 9, 9, 0]])?;
-        let (h, e, loop_emb) = (b.random("h", 2, 13)?, b.random("e", 2, 13)?, b.random("loop_emb", 4, 13)?);
+        let list = b.list(1, &[[9, 0, 5, 3], [9, 1, 2, 0]])?;
+        let (states, loop_emb) = (b.states(13)?, b.random("loop_emb", 4, 13)?);
         let (gain, x) = (b.random("gain", 1, 13)?, b.random("x", 2, 13)?);
-        inject(&mut b.pass, list, &h, &e, &loop_emb, &gain, &x)?;
-        Ok([h, e, loop_emb, gain, x])
+        let (act, gate) = (b.f32s("act", 1, 8, |_, _| 1.0)?, b.u32s("gate", 1, 256, |_, _| 0)?);
+        inject(&mut b.pass, list, &states, &loop_emb, &gain, Gating { act: &act, gate: &gate, pass_index: 0 }, &x)?;
+        Ok([states.h, states.e, loop_emb, gain, x])
     });
-    for (row, at_loop) in [(0, 3), (1, 0)] {
-        let sum: Vec<f64> = (0..13).map(|i| [h.row(row)[i], e.row(row)[i], loop_emb.row(at_loop)[i]].map(f64::from).iter().sum()).collect();
+    for (row, state, at_loop) in [(0, 5, 3), (1, 11 + 2, 0)] {
+        let sum: Vec<f64> =
+            (0..13).map(|i| [h.row(state)[i], e.row(state)[i], loop_emb.row(at_loop)[i]].map(f64::from).iter().sum()).collect();
         near(x.row(row), &normed(&sum, gain.row(0)));
     }
 }
@@ -234,36 +236,36 @@ fn combine_adds_the_weighed_experts() {
 #[test]
 fn recur_adds_the_lora_and_the_linear_update() {
     let [x, e, down, scale, lora_b, lti, h] = run(|b| {
-        let list = b.list(1, &[1, 9].map(|at_loop| [9, 9, 9, at_loop]))?;
-        let (x, e, h) = (b.random("x", 2, 13)?, b.random("e", 2, 13)?, b.random("h", 2, 13)?);
+        let list = b.list(1, &[[9, 0, 10, 1], [9, 1, 0, 9]])?;
+        let (x, states) = (b.random("x", 2, 13)?, b.states(13)?);
         let lora = Lora { down: b.random("down", 5, 13)?, scale: b.random("scale", 3, 5)?, b: b.random("lora_b", 5, 13)? };
         let lti = b.random("lti", 2, 13)?;
-        recur(&mut b.pass, list, &x, &e, &lora, &lti, &h)?;
-        Ok([x, e, lora.down, lora.scale, lora.b, lti, h])
+        recur(&mut b.pass, list, &x, &lora, &lti, &states)?;
+        Ok([x, states.e, lora.down, lora.scale, lora.b, lti, states.h])
     });
     // Row 1 is at loop 9: beyond the 3 trained ones the last scale serves.
-    for (row, at_loop) in [(0, 1), (1, 2)] {
+    for (row, state, at_loop) in [(0, 10, 1), (1, 11, 2)] {
         let low: Vec<f64> = (0..5).map(|k| dot(down.row(k), x.row(row)) * f64::from(scale.row(at_loop)[k])).collect();
         let formula = (0..13).map(|i| {
-            let [a, b, h, e, x] = [lti.row(0)[i], lti.row(1)[i], h.row_before(row)[i], e.row(row)[i], x.row(row)[i]].map(f64::from);
+            let [a, b, h, e, x] = [lti.row(0)[i], lti.row(1)[i], h.row_before(state)[i], e.row(state)[i], x.row(row)[i]].map(f64::from);
             a * h + b * e + x + (0..5).map(|k| low[k] * f64::from(lora_b.row(k)[i])).sum::<f64>()
         });
-        near(h.row(row), &formula.collect::<Vec<_>>());
+        near(h.row(state), &formula.collect::<Vec<_>>());
     }
 }
 
 /// The loop of adaptive computation time, run loop by loop: the weights of every row sum to 1 once all have halted.
 #[test]
 fn halt_shares_out_a_weight_of_one() {
-    let halting = Halting { bias: -1.0, threshold: 0.9, loops: 12, min_loops: 3, fixed: false };
     let [h, w, out, state] = run(|b| {
-        let (h, w) = (b.random("h", 5, 13)?, b.random("w", 1, 13)?);
-        let (out, state) = (b.f32s("out", 5, 13, |_, _| 0.0)?, b.f32s("state", 5, 4, |_, _| 0.0)?);
+        let (states, w) = (b.states(13)?, b.random("w", 1, 13)?);
+        let start = start(12, 3, Mode::Halt);
+        let (out, act) = (b.f32s("out", 5, 13, |_, _| 0.0)?, b.f32s("act", 5, 8, |_, col| start[col])?);
         for at_loop in 0..12 {
-            let list = b.list(0, &[[9, 9, 9, at_loop]; 5])?;
-            halt(&mut b.pass, list, halting, &h, &w, &out, &state)?;
+            let list = b.list(0, &[0, 1, 2, 3, 4].map(|row| [row, 0, row, at_loop]))?;
+            halt(&mut b.pass, list, &Head { w, bias: -1.0, threshold: 0.9 }, &states, &out, &act)?;
         }
-        Ok([h, w, out, state])
+        Ok([states.h, w, out, act])
     });
     for row in 0..5 {
         let p = 1.0 / (1.0 + (1.0 - dot(h.row(row), w.row(0))).exp());
@@ -277,8 +279,9 @@ fn halt_shares_out_a_weight_of_one() {
         }
         near(out.row(row), &h.row(row).iter().map(|h| total * f64::from(*h)).collect::<Vec<_>>());
         near(&state.row(row)[..2], &[cum, loops]);
+        assert_eq!(state.row(row)[7], 0.0, "row {row} has stopped, by itself or at its cap");
     }
-    assert!(state.row(0)[0] >= 0.9 && state.row(0)[1] < 12.0, "the case should halt before the last loop");
+    assert!((0..5).any(|row| state.row(row)[0] >= 0.9 && state.row(row)[1] < 12.0), "a row should halt before the last loop");
 }
 
 #[test]

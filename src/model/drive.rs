@@ -1,0 +1,508 @@
+//! Runs tokens through the model: they enter (embedding, prelude), loop until they halt, and leave (coda, logits).
+//!
+//! Everything goes in ticks. A tick hands some passes of the loop over to the device and asks to look at how the tokens in flight stand
+//! after them; what the look shows decides what the next tick holds. [`Pace`] says how many passes a tick has and how many ticks the
+//! device may be ahead of what the host has seen. A pass that turns out to be needed by nobody runs empty (see the kernel `inject`), and
+//! the ledgers of the sequences count only passes that ran.
+
+use std::collections::VecDeque;
+
+use crate::backend::{AdapterKind, Backend, GATE_MARKS, Look, MOST_MARKS, Span, Wait};
+use crate::error::{Error, Result};
+use crate::kernels::NO_PLACE;
+use crate::kernels::halt::{ACT, Mode, RUNNING, start};
+use crate::model::defaults::Exit;
+use crate::model::rows::{Logits, Output, Prediction, RowOutput};
+use crate::model::schedule::{Lead, Limits, Run, Schedule, behind, compose};
+use crate::model::trace::{PassTrace, Watch};
+use crate::model::{Depth, Engine, PlanKey};
+
+/// How far the host lets a device run before it looks whether tokens have halted.
+///
+/// More passes in a tick are fewer looks, and more passes that run empty after the last token has halted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Passes of the loop that are handed over at once, at least 1.
+    pub group: usize,
+    /// Groups that may be under way before the host has seen how the first of them ended. With 0 it waits for each; with 1 it
+    /// looks at one while the device works on the next.
+    pub ahead: usize,
+}
+
+impl Pace {
+    /// What was found to be best on devices of this kind; docs/depth.md has the figures.
+    pub fn of(backend: &Backend) -> Self {
+        match backend.info().adapter.as_ref().map(|adapter| adapter.kind) {
+            // The host's own memory: looking costs nothing.
+            None => Self { group: 1, ahead: 0 },
+            Some(AdapterKind::Software) => Self { group: 2, ahead: 1 },
+            Some(_) => Self { group: 4, ahead: 1 },
+        }
+    }
+}
+
+/// Tokens of one sequence on their way through the model.
+pub(super) struct Job {
+    /// Its name among the jobs of a driver.
+    pub key: usize,
+    slot: usize,
+    tokens: Vec<u32>,
+    /// Position of the first token.
+    first: usize,
+    depth: Depth,
+    logits: Logits,
+    /// Tokens that have left; those after them, as many as there are places, are in flight.
+    left: usize,
+    places: Vec<usize>,
+    lead: Option<Lead>,
+    pub output: Output,
+}
+
+/// A pass that was handed over.
+pub(super) struct Sent {
+    runs: Vec<Run>,
+    rows: usize,
+    dispatches: usize,
+    weight_bytes: u64,
+}
+
+/// Tokens whose predictions were handed over.
+struct Leaving {
+    /// Jobs by key, each with its tokens' rows among those that leave.
+    jobs: Vec<usize>,
+    picks: usize,
+    best: usize,
+    all: bool,
+}
+
+/// What was handed over and not looked at yet.
+pub(super) struct Tick {
+    passes: Vec<Sent>,
+    leaving: Option<Leaving>,
+    look: Look,
+}
+
+/// What a device is doing. It stays with the engine, so that a caller who drops a future in the middle loses nothing.
+#[derive(Default)]
+pub(super) struct Flight {
+    ticks: VecDeque<Tick>,
+    /// Tokens may be marked as running though nobody drives them.
+    stale: bool,
+}
+
+/// Drives jobs on an engine.
+pub(super) struct Driver {
+    pub jobs: Vec<Job>,
+    /// Free places, the lowest last.
+    free: Vec<usize>,
+    next_key: usize,
+    pub watch: Option<Watch>,
+}
+
+impl Job {
+    /// Tokens of the sequence at `slot` from position `first` on.
+    pub fn new(slot: usize, first: usize, tokens: &[u32], depth: Depth, logits: Logits) -> Self {
+        let tokens = tokens.to_vec();
+        Self { key: 0, slot, tokens, first, depth, logits, left: 0, places: Vec::new(), lead: None, output: Output::default() }
+    }
+
+    /// Whether all predictions are there.
+    pub fn is_done(&self) -> bool {
+        self.left == self.tokens.len()
+    }
+
+    fn mode(&self, schedule: Schedule) -> Mode {
+        match (self.depth.exit, schedule) {
+            (Exit::Fixed, _) => Mode::Fixed,
+            (Exit::Model, Schedule::Full) => Mode::Full,
+            (Exit::Model, Schedule::Lazy) => Mode::Halt,
+        }
+    }
+
+    /// The positions in flight.
+    pub fn in_flight(&self) -> std::ops::Range<usize> {
+        let first = self.first + self.left;
+        first..first + self.places.len()
+    }
+
+    fn place(&self, position: usize) -> Option<usize> {
+        self.places.get(position.checked_sub(self.first + self.left)?).copied()
+    }
+
+    fn picks(&self, position: usize) -> bool {
+        self.logits.every || position + 1 == self.first + self.tokens.len()
+    }
+}
+
+impl Driver {
+    /// A driver for nobody yet. First it sees to it that nothing of an earlier one is under way.
+    pub async fn new(engine: &mut Engine) -> Result<Self> {
+        engine.settle().await?;
+        let free = (0..engine.work.chunk).rev().collect();
+        Ok(Self { jobs: Vec::new(), free, next_key: 0, watch: None })
+    }
+
+    /// Takes a job; returns its key.
+    pub fn join(&mut self, engine: &mut Engine, mut job: Job) -> usize {
+        job.key = self.next_key;
+        self.next_key += 1;
+        // What lies past the first token was fed and cut off again, or computed for nobody.
+        engine.sequences.ledger_mut(job.slot).truncate(job.first);
+        let key = job.key;
+        self.jobs.push(job);
+        key
+    }
+
+    /// Runs until every job is done.
+    pub async fn run(&mut self, engine: &mut Engine) -> Result<()> {
+        while self.jobs.iter().any(|job| !job.is_done()) {
+            self.tick(engine).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what can be, and takes what there is.
+    pub async fn tick(&mut self, engine: &mut Engine) -> Result<()> {
+        engine.flight.stale = true;
+        if engine.flight.ticks.is_empty() {
+            self.enter(engine).await?;
+        }
+        let mut passes = self.send(engine).await?;
+        if engine.backend.is_host() && !passes.is_empty() {
+            let look = engine.look(passes.len(), None)?;
+            let data = engine.backend.take(look, Wait::Free).await?;
+            self.observe(engine, std::mem::take(&mut passes), &data)?;
+        }
+        let leaving = self.leave(engine).await?;
+        if leaving.is_some() || !passes.is_empty() {
+            let look = engine.look(passes.len(), leaving.as_ref())?;
+            engine.flight.ticks.push_back(Tick { passes, leaving, look });
+        }
+        self.wait(engine).await?;
+        engine.flight.stale = self.jobs.iter().any(|job| !job.places.is_empty());
+        Ok(())
+    }
+
+    /// Takes looks until the device is no further ahead than it may be.
+    async fn wait(&mut self, engine: &mut Engine) -> Result<()> {
+        // With several sequences each look may end the way of one, and let another in.
+        let ahead = if self.jobs.len() == 1 && self.watch.is_none() { engine.pace.ahead } else { 0 };
+        while engine.flight.ticks.len() > ahead || engine.flight.ticks.iter().any(|tick| tick.leaving.is_some()) {
+            let Some(tick) = engine.flight.ticks.pop_front() else { return Ok(()) };
+            let wait = if engine.flight.ticks.is_empty() { Wait::Blocking } else { Wait::Poll };
+            let data = engine.backend.take(tick.look, wait).await?;
+            self.observe(engine, tick.passes, &data)?;
+            if let Some(leaving) = tick.leaving {
+                self.collect(engine, leaving, &data)?;
+            }
+            // Where nobody runs on, the passes that were handed over on the chance of it are known to run empty.
+            let idle = self.jobs.iter().all(|job| job.lead.as_ref().is_none_or(|lead| lead.end <= lead.first));
+            while idle && engine.flight.ticks.front().is_some_and(|tick| tick.leaving.is_none()) {
+                let Some(tick) = engine.flight.ticks.pop_front() else { break };
+                engine.backend.forget(tick.look);
+                tick.passes.iter().for_each(|pass| engine.count(pass, false));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets tokens in, as many as there are places.
+    async fn enter(&mut self, engine: &mut Engine) -> Result<()> {
+        let (mut tokens, mut rows, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, job) in self.jobs.iter_mut().enumerate() {
+            if job.lead.is_some() || job.is_done() {
+                continue;
+            }
+            let count = self.free.len().min(job.tokens.len() - job.left);
+            job.places = self.free.split_off(self.free.len() - count);
+            job.places.reverse();
+            if count == 0 {
+                continue;
+            }
+            jobs.push(at);
+            let act = start(job.depth.loops, job.depth.min_loops, job.mode(engine.schedule));
+            for (i, position) in job.in_flight().enumerate() {
+                let (slot, position) = (job.slot as u32, position as u32);
+                tokens.push([job.tokens[job.left + i], slot, position, 0]);
+                rows.push([job.places[i] as u32, slot, position, 0]);
+                engine.backend.write(&engine.work.act, job.places[i] * ACT, &act)?;
+            }
+            let in_flight = job.in_flight();
+            let ledger = engine.sequences.ledger(job.slot).clone();
+            job.lead = Some(Lead { slot: job.slot, first: in_flight.start, end: in_flight.end, cap: job.depth.loops, ledger });
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        engine.write_list(engine.work.tokens_list(), &tokens)?;
+        engine.write_list(engine.work.places_list(), &rows)?;
+        match &mut self.watch {
+            None => engine.replay(PlanKey::Enter { rows: rows.len() }).await.map(|_| ()),
+            Some(watch) => watch.enter(engine, &rows).await,
+        }
+    }
+
+    /// Hands over the passes of a tick: up to a group of them.
+    async fn send(&mut self, engine: &mut Engine) -> Result<Vec<Sent>> {
+        let flying = self.jobs.iter().filter(|job| job.lead.is_some()).count().max(1);
+        let group = if self.watch.is_some() { 1 } else { engine.pace.group.div_ceil(flying).min(engine.work.lists) };
+        let mut composed = Vec::new();
+        while composed.len() < group {
+            let mut leads: Vec<&mut Lead> = self.jobs.iter_mut().filter_map(|job| job.lead.as_mut()).collect();
+            let runs = compose(&mut leads, engine.limits())?;
+            if runs.is_empty() {
+                break;
+            }
+            composed.push(runs);
+        }
+        let place = |run: &Run, position| {
+            let job = self.jobs.iter().find(|job| job.lead.is_some() && job.slot == run.slot);
+            job.and_then(|job| job.place(position))
+        };
+        let sent = engine.send(composed, place).await?;
+        if let Some(watch) = &mut self.watch {
+            for pass in &sent {
+                watch.pass(engine, pass).await?;
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Takes in how the tokens in flight stand, and which passes ran.
+    fn observe(&mut self, engine: &mut Engine, passes: Vec<Sent>, data: &[Vec<f32>]) -> Result<()> {
+        engine.commit(&passes, &data[0])?;
+        let settled = engine.flight.ticks.is_empty();
+        for job in &mut self.jobs {
+            let Some(lead) = &mut job.lead else { continue };
+            let running = |place: &usize| data[1][place * ACT + RUNNING] > 0.0;
+            lead.end = lead.first + job.places.iter().rposition(running).map_or(0, |last| last + 1);
+            if settled {
+                lead.ledger = engine.sequences.ledger(job.slot).clone();
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the tokens out whose loops have ended, or will have by then.
+    async fn leave(&mut self, engine: &mut Engine) -> Result<Option<Leaving>> {
+        let mut leaving = Leaving { jobs: Vec::new(), picks: 0, best: 1, all: false };
+        let (mut rows, mut picks) = (Vec::new(), Vec::new());
+        for job in self.jobs.iter().filter(|job| job.lead.as_ref().is_some_and(Lead::ends)) {
+            leaving.jobs.push(job.key);
+            leaving.best = leaving.best.max(job.logits.best);
+            leaving.all |= job.logits.all;
+            for (place, position) in job.places.iter().zip(job.in_flight()) {
+                if job.picks(position) {
+                    picks.push([rows.len() as u32, 0, 0, 0]);
+                }
+                rows.push([*place as u32, job.slot as u32, position as u32, 0]);
+            }
+        }
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        leaving.picks = picks.len();
+        leaving.best = leaving.best.clamp(1, engine.work.ids.cols);
+        engine.write_list(engine.work.places_list(), &rows)?;
+        engine.write_list(engine.work.picks_list(), &picks)?;
+        let (count, best) = (rows.len(), leaving.best);
+        match &mut self.watch {
+            None => engine.replay(PlanKey::Leave { rows: count, picks: picks.len(), best }).await.map(|_| ())?,
+            Some(watch) => watch.leave(engine, &rows, &picks, best).await?,
+        }
+        Ok(Some(leaving))
+    }
+
+    /// Gives the jobs that leave what was read of them, and their places to others.
+    fn collect(&mut self, engine: &Engine, leaving: Leaving, data: &[Vec<f32>]) -> Result<()> {
+        let (work, vocab_size) = (&engine.work, engine.config.vocab_size);
+        let mut pick = 0;
+        for job in self.jobs.iter_mut().filter(|job| leaving.jobs.contains(&job.key)) {
+            let threshold = if job.depth.exit == Exit::Model { engine.config.act_threshold } else { f32::INFINITY };
+            for (place, position) in job.places.iter().zip(job.in_flight()) {
+                let act = &data[1][place * ACT..][..ACT];
+                job.output.rows.push(RowOutput { loops: act[1] as usize, halted: act[0] >= threshold });
+                if !job.picks(position) {
+                    continue;
+                }
+                let values = &data[2][pick * work.values.stride..][..2 + leaving.best];
+                let ids: &[u32] = bytemuck::cast_slice(&data[3][pick * work.ids.stride..][..leaving.best]);
+                if values[1] != 0.0 || !values[0].is_finite() {
+                    return Err(Error::NonFinite { place: format!("the logits at position {position}") });
+                }
+                let best = ids.iter().copied().zip(values[2..].iter().copied()).take(job.logits.best.max(1));
+                job.output.predictions.push(Prediction {
+                    row: job.output.rows.len() - 1,
+                    best: best.collect(),
+                    log_sum_exp: values[0],
+                    logits: match data.get(4).filter(|_| job.logits.all) {
+                        Some(logits) => logits[pick * work.logits.stride..][..vocab_size].to_vec(),
+                        None => Vec::new(),
+                    },
+                });
+                pick += 1;
+            }
+            job.left += job.places.len();
+            job.lead = None;
+            self.free.append(&mut job.places);
+        }
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(())
+    }
+
+    /// Gives up a job, whatever it has come to. Its sequence can be used for other things at once.
+    pub async fn remove(&mut self, engine: &mut Engine, key: usize) -> Result<()> {
+        // Passes that are under way were composed with it.
+        while let Some(tick) = engine.flight.ticks.pop_front() {
+            let data = engine.backend.take(tick.look, Wait::Blocking).await?;
+            self.observe(engine, tick.passes, &data)?;
+            if let Some(leaving) = tick.leaving {
+                self.collect(engine, leaving, &data)?;
+            }
+        }
+        let Some(at) = self.jobs.iter().position(|job| job.key == key) else { return Ok(()) };
+        for place in self.jobs.remove(at).places {
+            engine.backend.write(&engine.work.act, place * ACT + RUNNING, &[0.0])?;
+            self.free.push(place);
+        }
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(())
+    }
+}
+
+impl Engine {
+    fn limits(&self) -> Limits {
+        Limits { rows: self.work.chunk, catch_up: self.catch_up.min(self.work.chunk), eager: self.eager }
+    }
+
+    pub(super) fn write_list(&mut self, list: usize, rows: &[[u32; 4]]) -> Result<()> {
+        self.backend.write(&self.work.table, list * self.work.chunk * 4, bytemuck::cast_slice(rows.as_flattened()))
+    }
+
+    /// Hands passes over. `place` finds the place of a token in flight.
+    async fn send(&mut self, passes: Vec<Vec<Run>>, place: impl Fn(&Run, usize) -> Option<usize>) -> Result<Vec<Sent>> {
+        for (index, runs) in passes.iter().enumerate() {
+            let rows: Vec<[u32; 4]> = runs
+                .iter()
+                .flat_map(|run| {
+                    let place = |position| place(run, position).map_or(NO_PLACE, |place| place as u32);
+                    run.positions.clone().map(move |position| [place(position), run.slot as u32, position as u32, run.at_loop as u32])
+                })
+                .collect();
+            self.write_list(self.work.loop_list(index), &rows)?;
+        }
+        let mut sent = Vec::with_capacity(passes.len());
+        for (index, runs) in passes.into_iter().enumerate() {
+            let rows = runs.iter().map(|run| run.positions.len()).sum();
+            let (dispatches, weight_bytes) = self.replay(PlanKey::Loop { index, rows }).await?;
+            sent.push(Sent { runs, rows, dispatches, weight_bytes });
+        }
+        Ok(sent)
+    }
+
+    /// Asks for the marks of so many passes, for the tokens in flight and, where some leave, for what was predicted.
+    fn look(&mut self, passes: usize, leaving: Option<&Leaving>) -> Result<Look> {
+        let work = &self.work;
+        let mut spans = vec![Span::words(self.backend.gate(), GATE_MARKS, passes), Span::rows(&work.act, 0, work.chunk)];
+        if let Some(Leaving { picks: picks @ 1.., all, .. }) = leaving {
+            spans.extend([Span::rows(&work.values, 0, *picks), Span::rows(&work.ids, 0, *picks)]);
+            if *all {
+                spans.push(Span::rows(&work.logits, 0, *picks));
+            }
+        }
+        self.backend.look(&spans)
+    }
+
+    /// Enters the passes that ran into the ledgers.
+    fn commit(&mut self, passes: &[Sent], marks: &[f32]) -> Result<()> {
+        for (pass, mark) in passes.iter().zip(marks) {
+            let ran = mark.to_bits() != 0;
+            self.count(pass, ran);
+            for run in pass.runs.iter().filter(|_| ran) {
+                self.sequences.ledger_mut(run.slot).advance(run.at_loop, run.positions.clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, pass: &Sent, ran: bool) {
+        let counters = self.backend.counters_mut();
+        if ran {
+            counters.passes += 1;
+            counters.rows += pass.rows as u64;
+            counters.rows_catching_up += pass.catching_up() as u64;
+            counters.weight_bytes += pass.weight_bytes;
+        } else {
+            counters.empty_dispatches += pass.dispatches as u64;
+        }
+    }
+
+    /// Waits for what an earlier driver left under way, so that the ledgers are true and nobody runs.
+    pub(super) async fn settle(&mut self) -> Result<()> {
+        while let Some(tick) = self.flight.ticks.pop_front() {
+            let data = self.backend.take(tick.look, Wait::Blocking).await?;
+            self.commit(&tick.passes, &data[0])?;
+        }
+        if self.flight.stale {
+            self.backend.write(&self.work.act, 0, &vec![0.0; self.work.chunk * ACT])?;
+            self.flight.stale = false;
+        }
+        Ok(())
+    }
+
+    /// Lets up to `rows` rows of a sequence that stand behind its deepest loop catch up, in passes of their own: for times when there
+    /// is nothing else to do. Returns how many did; 0 when there is no debt.
+    ///
+    /// Nothing that the model computes depends on it, only when.
+    pub async fn catch_up(&mut self, sequence: &crate::model::Sequence, rows: usize) -> Result<usize> {
+        self.check_owner(sequence)?;
+        self.settle().await?;
+        let slot = sequence.slot;
+        self.sequences.ledger_mut(slot).truncate(sequence.len);
+        // A token that runs on keeps the gate open.
+        self.flight.stale = true;
+        self.backend.write(&self.work.act, 0, &start(1, 0, Mode::Full))?;
+        let mut done = 0;
+        while done < rows {
+            let ledger = self.sequences.ledger(slot).clone();
+            let mut lead = Lead { slot, first: sequence.len, end: sequence.len, cap: 0, ledger: ledger.clone() };
+            let runs = behind(&mut lead, &ledger, 1, (rows - done).min(self.work.chunk))?;
+            if runs.is_empty() {
+                break;
+            }
+            let sent = self.send(vec![runs], |_, _| None).await?;
+            done += sent.iter().map(|pass| pass.rows).sum::<usize>();
+            let look = self.look(sent.len(), None)?;
+            let wait = if self.backend.is_host() { Wait::Free } else { Wait::Blocking };
+            let data = self.backend.take(look, wait).await?;
+            self.commit(&sent, &data[0])?;
+        }
+        self.settle().await?;
+        Ok(done)
+    }
+}
+
+impl Sent {
+    /// Its rows: slot, position, loop.
+    pub fn rows(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+        self.runs.iter().flat_map(|run| run.positions.clone().map(|position| (run.slot, position, run.at_loop)))
+    }
+
+    fn catching_up(&self) -> usize {
+        self.runs.iter().map(|run| run.old).sum()
+    }
+
+    /// What a trace says of it.
+    pub fn trace(&self) -> PassTrace {
+        PassTrace {
+            rows: self.rows,
+            rows_catching_up: self.catching_up(),
+            loops: self.runs.iter().map(|run| (run.at_loop + 1, run.positions.len())).collect(),
+            dispatches: self.dispatches,
+            weight_bytes: self.weight_bytes,
+        }
+    }
+}
+
+/// The most passes that a group may have.
+pub(super) const MOST_PASSES: usize = MOST_MARKS;
