@@ -68,13 +68,22 @@
 //!
 //! Every kernel works on a flat list of rows, and a small table says of each row its token, sequence, position and loop. The
 //! loop's weights are the same at every depth, and all that depends on the loop (its embedding, the LoRA's scale, the cache slot)
-//! is a look-up by row. So prefill, chunks of it, decoding and batches are one code path with different lists.
+//! is a look-up by row. So prefill, chunks of it, decoding, batches and tokens that catch up are one code path with different lists.
+//!
+//! # Depth on demand
+//!
+//! A token that has halted stops looping. What its later loops would have left in the cache only a later token that goes deeper
+//! can ask for, and then they are run: whoever runs loop t takes along every earlier position of its sequence that stands there
+//! ([`model::Ledger`]). The logits are those of running every loop for everybody ([`model::Schedule::Full`]). It saves passes over
+//! the loop's weights, hence time where weights are what takes time: decoding, one sequence or a few. It does not save
+//! arithmetic for long: where some tokens go deep, nearly all rows are computed in the end, only many in one pass. A prompt, or
+//! a large batch, gains little: its deepest token decides. [`model::Engine::batch`] runs sequences together that stand at different loops.
 //!
 //! # Cache
 //!
 //! A token takes `slots × width × 4` bytes of cache, f32: slots = prelude + coda + loops, width = 2 · n_kv_heads · head size (GQA)
-//! or kv_lora_rank + rope (MLA, absorbed: keys and values are never expanded). Nothing else is kept of a token. On the device a
-//! row is padded to a multiple of 4 numbers.
+//! or kv_lora_rank + rope (MLA, absorbed: keys and values are never expanded). Beside it the state of the loop where the token
+//! stopped is kept, h and e: 2 · dim numbers. On the device a row is padded to a multiple of 4 numbers.
 //!
 //! # Features
 //!

@@ -13,4 +13,5 @@ mod random;
 mod sampler;
 mod shipped;
 mod tokenizer;
+mod trace;
 mod wgsl;

@@ -39,8 +39,13 @@ pub struct Case {
 
 impl Case {
     pub fn open(name: &'static str) -> Self {
+        Self::read(name, "golden.safetensors")
+    }
+
+    /// A case with the tensors of this file.
+    fn read(name: &'static str, file: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-        let bytes = std::fs::read(folder.join("golden.safetensors")).unwrap();
+        let bytes = std::fs::read(folder.join(file)).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let (mut floats, mut ints) = (HashMap::new(), HashMap::new());
         for (name, view) in tensors.tensors() {
@@ -163,6 +168,37 @@ fn check_device(device: &str, options: &DeviceOptions) {
     for name in CASES {
         let case = Case::open(name);
         check_case(&case, device, &mut case.engine(options.clone(), None));
+    }
+}
+
+/// The package knows one depth for all tokens; tests/golden/depths.py works out what it would give if each piece of a conversation had
+/// a depth of its own.
+#[test]
+fn a_conversation_that_changes_its_depth_is_as_the_package_would_have_it() {
+    for (device, options) in devices::all() {
+        for name in ["gqa_tiny", "mla_tiny", "gqa_odd", "mla_bias"] {
+            let (case, tokens) = (Case::read(name, "depths.safetensors"), Case::open(name).tokens());
+            for schedule in [Schedule::Lazy, Schedule::Full] {
+                let mut engine = case.engine(options.clone(), None);
+                engine.set_schedule(schedule);
+                let vocabulary = engine.config().vocab_size;
+                let mut all = sequences(&engine, case.batch);
+                let (mut logits, mut loops) = (vec![Vec::new(); case.batch], vec![Vec::new(); case.batch]);
+                for piece in case.ints["pieces"].chunks_exact(5) {
+                    let [first, count, cap, min_loops, fixed] = [0, 1, 2, 3, 4].map(|i| piece[i] as usize);
+                    let exit = if fixed == 1 { Exit::Fixed } else { Exit::Model };
+                    let piece: Vec<&[u32]> = tokens.iter().map(|tokens| &tokens[first..first + count]).collect();
+                    let found = feed(&mut engine, &mut all, &piece, Depth { loops: cap, min_loops, exit }, ALL);
+                    for b in 0..case.batch {
+                        logits[b].extend(&found.0[b * count * vocabulary..][..count * vocabulary]);
+                        loops[b].extend(&found.1[b * count..][..count]);
+                    }
+                }
+                let device = format!("{device}, {schedule:?}");
+                case.close(&device, "logits", &logits.concat(), LOGITS);
+                case.equal(&device, "loops_used", loops.concat().into_iter());
+            }
+        }
     }
 }
 

@@ -45,6 +45,23 @@ pub struct Counters {
     pub weight_bytes: u64,
 }
 
+impl Counters {
+    /// What was done since an earlier count.
+    pub fn since(&self, earlier: &Counters) -> Counters {
+        Counters {
+            passes: self.passes - earlier.passes,
+            rows: self.rows - earlier.rows,
+            rows_catching_up: self.rows_catching_up - earlier.rows_catching_up,
+            dispatches: self.dispatches - earlier.dispatches,
+            empty_dispatches: self.empty_dispatches - earlier.empty_dispatches,
+            submits: self.submits - earlier.submits,
+            read_backs: self.read_backs - earlier.read_backs,
+            polls: self.polls - earlier.polls,
+            weight_bytes: self.weight_bytes - earlier.weight_bytes,
+        }
+    }
+}
+
 /// The gate of a device, which lets a pass that nobody needs any more run empty. Its words: one that is always 1; at [`GATE_LIVE`]
 /// whether the pass that runs is needed; from [`GATE_MARKS`] on a mark for each pass of a submission, 1 if it ran. The first two
 /// are bound as uniforms, so they lie 256 bytes apart.

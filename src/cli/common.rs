@@ -203,6 +203,11 @@ pub(super) fn check_output(option: &str, output: &Path, model: &Source, inputs: 
     Err(Error::Argument { name: option.into(), expected: "a file of its own".into(), found })
 }
 
+/// Whether two paths name one file, which need not be there yet.
+pub(super) fn is_same(a: &Path, b: &Path) -> bool {
+    a == b || a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
+}
+
 const MODEL_FILES: [&str; 5] =
     ["config.json", "generation_config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"];
 

@@ -20,6 +20,7 @@ use pollster::block_on;
 
 use self::save::{Data, Named, Target, write_tensors};
 use super::common::{self, Common, Scheduling};
+use super::watch::JsonWork;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::defaults::Exit;
@@ -129,25 +130,14 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     }
     out.write(|file| write_tensors(file, &tensors))?;
     match counters {
-        Some(counters) => counters.write(|file| writeln!(file, "{:#}", count(model.engine()))),
+        Some(counters) => counters.write(|file| writeln!(file, "{}", pretty(&JsonWork::from(&model.engine().counters())))),
         None => Ok(()),
     }
 }
 
-/// What the engine did, as JSON. No row ever has to catch up while every token runs every loop.
-fn count(engine: &Engine) -> serde_json::Value {
-    let counters = engine.counters();
-    serde_json::json!({
-        "passes": counters.passes,
-        "rows": counters.rows,
-        "rows_catching_up": counters.rows_catching_up,
-        "dispatches": counters.dispatches,
-        "empty_dispatches": counters.empty_dispatches,
-        "submits": counters.submits,
-        "read_backs": counters.read_backs,
-        "polls": counters.polls,
-        "weight_bytes": counters.weight_bytes,
-    })
+fn pretty(value: &impl serde::Serialize) -> String {
+    // Numbers: serializing them cannot fail.
+    serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
 /// `input_ids`, checked.

@@ -219,6 +219,7 @@ impl Facts<'_> {
                 "context": needs.context,
                 "bytes": needs.cache,
             },
+            "state": { "numbers": 2 * config.dim, "bytes_per_token": config.state_bytes_per_token(), "bytes": needs.states },
             "spectral_radius": shortest(self.radius),
             "tokenizer": self.vocabulary.map(|words| json!({ "vocab_size": words })),
             "device": {
@@ -226,6 +227,7 @@ impl Facts<'_> {
                 "max_binding_bytes": self.device.max_binding,
                 "weights_bytes": needs.weights,
                 "cache_bytes": needs.cache,
+                "state_bytes": needs.states,
                 "largest_piece": { "what": needs.largest, "bytes": needs.largest_bytes },
                 "fits": self.fault.is_none(),
                 "reason": self.fault,
@@ -285,6 +287,9 @@ impl Facts<'_> {
             let all = config.cache_bytes_per_token(needs.loops).saturating_mul(config.max_seq_len as u64);
             page.line("", &format!("{} at all {} of the model", size(all), number(config.max_seq_len)));
         }
+        let bytes = thousands(config.state_bytes_per_token());
+        page.line("state a token", &format!("2 · {} numbers × 4 bytes = {bytes} bytes: h where its loops stopped, and e", config.dim));
+        page.line("states", &format!("{} at {} positions", size(needs.states), number(needs.context)));
         page.line(
             "ρ(A)",
             &format!(
@@ -298,7 +303,8 @@ impl Facts<'_> {
             ),
         );
         page.line("device", &self.device.name);
-        page.line("", &format!("needs {} of weights in f32 + {} of cache", size(needs.weights), size(needs.cache)));
+        let (weights, cache, states) = (size(needs.weights), size(needs.cache), size(needs.states));
+        page.line("", &format!("needs {weights} of weights in f32 + {cache} of cache + {states} of states"));
         page.line(
             "",
             &format!(

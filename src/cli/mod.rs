@@ -18,6 +18,7 @@ mod run;
 mod show;
 mod sweep;
 mod table;
+mod watch;
 
 use std::process::ExitCode;
 

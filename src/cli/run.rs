@@ -12,13 +12,15 @@ use clap::ValueEnum;
 
 use super::common::{self, Common, Scheduling};
 use super::paint::Paint;
-use super::show::{About, Format, Printer, Show, Style};
+use super::show::{About, Format, Printer, Style};
+use super::watch::{self, Show};
 use crate::error::{Error, Result};
-use crate::generate::{Model, Params, Prompt};
+use crate::generate::{Model, Params, Prompt, Role};
 use crate::model::defaults::{Defaults, Exit};
-use crate::model::{Options, read_config};
+use crate::model::{Detail, Options, read_config};
 use crate::sampler::Sampling;
 use crate::shipped;
+use crate::tokenizer::Tokenizer;
 
 const HELP: &str = r#"The answer as text:
   continuing    the new text alone, as it comes
@@ -26,6 +28,12 @@ const HELP: &str = r#"The answer as text:
                 space between; the last is the one at the last token
   --show loops  each token with the times it looped, `word·7`, and a + where the
                 cap ended it, `word·8+`; in place with its prediction below it
+  --show lens   below each token, loop by loop, what the model would predict if
+                it stopped there, with the probability
+  --show experts  the experts that each loop chose, with their gates
+  --show debt   a line a token: its loops, the rows that were computed for it (a
+                row is one token at one loop), those of older tokens that caught
+                up, and how many a token that goes to the cap would find to do
 
 Examples:
   refrain run -p "a >b b >c c >c ?a"                  where does a end?
@@ -78,6 +86,9 @@ pub(super) struct Args {
     /// Show this of each token
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "Output")]
     show: Option<Show>,
+    /// Write what happens in every loop of every token, and what every pass does, as JSON lines to a file; slow
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    trace: Option<PathBuf>,
     /// Write token ids instead of text
     #[arg(long, help_heading = "Output")]
     ids: bool,
@@ -134,7 +145,15 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     if let Some(output) = &args.output {
         common::check_output("--output", output, &source, args.file.as_deref().as_slice())?;
     }
+    if let Some(trace) = &args.trace {
+        common::check_output("--trace", trace, &source, args.file.as_deref().as_slice())?;
+        if args.output.as_ref().is_some_and(|output| common::is_same(output, trace)) {
+            let expected = "another file than --output".into();
+            return Err(Error::Argument { name: "--trace".into(), expected, found: trace.display().to_string() });
+        }
+    }
     let mut out = Out::open(args.output.as_deref())?;
+    let mut trace = args.trace.as_deref().map(|path| Out::open(Some(path))).transpose()?;
     let (config, defaults) = read_config(&source)?;
     let cap = args.depth.loops.or(defaults.n_loops).unwrap_or(config.max_loop_iters);
     let params = params(args, &defaults, common)?;
@@ -143,16 +162,17 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     let colored = common.colored(args.output.is_none());
     let style = Style {
         format: args.format,
-        loops: args.show == Some(Show::Loops),
+        show: args.show,
         ids: args.ids || model.tokenizer().is_err(),
         in_place: params.in_place,
         paint: Paint { colored, cap },
     };
-    let task = Task { name: &args.model, cap, style, params, verbose: common.verbose };
+    let tokenizer = model.tokenizer().ok().cloned();
+    let task = Task { name: &args.model, cap, style, params, tokenizer, verbose: common.verbose };
     interrupt::watch()?;
     match prompt {
-        Some(prompt) => task.answer(&mut model, prompt, &mut out),
-        None => task.converse(&mut model, &mut out, common),
+        Some(prompt) => task.answer(&mut model, prompt, &mut out, trace.as_mut()),
+        None => task.converse(&mut model, &mut out, trace.as_mut(), common),
     }
 }
 
@@ -162,21 +182,32 @@ struct Task<'a> {
     cap: usize,
     style: Style,
     params: Params,
+    /// The model's own is lent out while it generates.
+    tokenizer: Option<Tokenizer>,
     verbose: bool,
 }
 
 impl Task<'_> {
     /// Answers one prompt. [`Error::Cancelled`] if Ctrl-C ended it; what was there until then is printed.
-    fn answer(&self, model: &mut Model, prompt: Prompt, out: &mut Out) -> Result<()> {
+    fn answer(&self, model: &mut Model, prompt: Prompt, out: &mut Out, mut trace: Option<&mut Out>) -> Result<()> {
         let mut printer = Printer::new(&self.style);
         let running = interrupt::Running::start();
         let mut failed = None;
+        let tokenizer = self.tokenizer.as_ref();
         {
             let mut generation = model.generate(prompt.clone(), self.params.clone())?;
             while !running.stopped() {
                 match pollster::block_on(generation.next()) {
                     None => break,
-                    Some(Ok(step)) => out.write(&printer.step(step))?,
+                    Some(Ok(step)) => {
+                        if let Some(trace) = &mut trace {
+                            trace.write(&watch::json_lines(&step, tokenizer))?;
+                        }
+                        // The prompt's tokens are there for the trace alone.
+                        if self.params.in_place || step.role == Role::Output {
+                            out.write(&printer.step(step, tokenizer))?;
+                        }
+                    }
                     // What came before it is still printed.
                     Some(Err(error)) => {
                         failed = Some(error);
@@ -185,7 +216,7 @@ impl Task<'_> {
                 }
             }
         }
-        let (device, tokenizer) = (model.engine().device().name.as_str(), model.tokenizer().ok());
+        let device = model.engine().device().name.as_str();
         out.write(&printer.finish(&About { model: self.name, device, prompt: &prompt, loops: self.cap, tokenizer }))?;
         if let Some(summary) = printer.summary().filter(|_| self.verbose) {
             common::say(&summary);
@@ -198,7 +229,7 @@ impl Task<'_> {
     }
 
     /// Answers line after line until the end of the input.
-    fn converse(&self, model: &mut Model, out: &mut Out, common: &Common) -> Result<()> {
+    fn converse(&self, model: &mut Model, out: &mut Out, mut trace: Option<&mut Out>, common: &Common) -> Result<()> {
         let typed = std::io::stdin().is_terminal() && std::io::stderr().is_terminal() && !common.quiet;
         loop {
             if typed {
@@ -213,7 +244,7 @@ impl Task<'_> {
             }
             let answer = match text(STDIN, line) {
                 Ok(line) if line.trim().is_empty() => Ok(()),
-                Ok(line) => self.answer(model, Prompt::Text(line), out),
+                Ok(line) => self.answer(model, Prompt::Text(line), out, trace.as_deref_mut()),
                 Err(error) => Err(error),
             };
             match answer {
@@ -259,8 +290,12 @@ fn params(args: &Args, defaults: &Defaults, common: &Common) -> Result<Params> {
             ExitBy::Fixed => Exit::Fixed,
         }),
         stop: args.stop.clone(),
-        echo: false,
+        echo: args.trace.is_some() && !in_place,
         in_place,
+        trace: match (&args.trace, args.show) {
+            (Some(_), _) => Some(Detail { experts: true, lens: 5, ..Detail::default() }),
+            (None, show) => show.and_then(Show::detail),
+        },
     })
 }
 

@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::cli::paint::{self, Paint};
+use crate::cli::watch::{self, Show};
 use crate::generate::{Choice, Halt, Prompt, Role, Step};
 use crate::tokenizer::Tokenizer;
 
@@ -18,19 +19,12 @@ pub(super) enum Format {
     Jsonl,
 }
 
-/// What is shown beside the tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Show {
-    /// How often each token looped
-    Loops,
-}
-
 /// How to print.
 #[derive(Clone, Debug)]
 pub(super) struct Style {
     pub format: Format,
-    /// Whether the text shows each token's loops.
-    pub loops: bool,
+    /// What the text shows of each token.
+    pub show: Option<Show>,
     /// Whether the text is token ids.
     pub ids: bool,
     /// Whether the answer is the predictions at the prompt's tokens.
@@ -62,14 +56,23 @@ impl<'a> Printer<'a> {
     }
 
     /// What can be printed with this step; often all there is of it.
-    pub fn step(&mut self, step: Step) -> String {
-        let text = match self.style.format {
-            Format::Jsonl => line(&JsonStep::from(&step)),
-            Format::Text if !self.style.in_place => self.output(&step),
-            Format::Text | Format::Json => String::new(),
+    pub fn step(&mut self, step: Step, tokenizer: Option<&Tokenizer>) -> String {
+        let text = match (self.style.format, self.style.show) {
+            (Format::Text, Some(show)) if show != Show::Loops => {
+                watch::lines(show, &step, self.steps.is_empty(), tokenizer.filter(|_| !self.style.ids))
+            }
+            _ => self.plain(&step),
         };
         self.steps.push(step);
         text
+    }
+
+    fn plain(&mut self, step: &Step) -> String {
+        match self.style.format {
+            Format::Jsonl => line(&JsonStep::from(step)),
+            Format::Text if !self.style.in_place => self.output(step),
+            Format::Text | Format::Json => String::new(),
+        }
     }
 
     /// How many tokens the tokenizer put before a text: nobody asked for an answer there.
@@ -84,7 +87,9 @@ impl<'a> Printer<'a> {
         match style.format {
             Format::Jsonl => String::new(),
             Format::Json => line(&self.json(about)),
-            Format::Text if style.in_place && style.loops => {
+            // All was said as it came.
+            Format::Text if style.show.is_some_and(|show| show != Show::Loops) => String::new(),
+            Format::Text if style.in_place && style.show.is_some() => {
                 paint::rows(&self.steps.iter().map(|step| self.column(step, about)).collect::<Vec<_>>(), 0)
             }
             Format::Text if style.in_place => {
@@ -107,7 +112,7 @@ impl<'a> Printer<'a> {
         let style = self.style;
         let text = if style.ids { step.token.to_string() } else { step.text.clone() };
         let space = if style.ids && !self.steps.is_empty() { " " } else { "" };
-        if !style.loops {
+        if style.show.is_none() {
             return format!("{space}{text}");
         }
         let count = paint::count(step.loops, step.exit);
@@ -126,8 +131,7 @@ impl<'a> Printer<'a> {
 
     /// A token of the prompt with the prediction below it.
     fn column(&self, step: &Step, about: &About) -> [paint::Cell; 2] {
-        let text = about.tokenizer.filter(|_| !self.style.ids).and_then(|tokenizer| tokenizer.text(step.token));
-        let name = text.map_or_else(|| step.token.to_string(), |text| paint::visible(&text));
+        let name = watch::name(about.tokenizer.filter(|_| !self.style.ids), step.token);
         [self.style.paint.token(&name, step.loops, step.exit), self.name(&step.next).into()]
     }
 
@@ -202,8 +206,9 @@ impl Loops {
     }
 }
 
+/// One step.
 #[derive(Serialize)]
-struct JsonStep<'a> {
+pub(super) struct JsonStep<'a> {
     index: usize,
     role: &'static str,
     token: u32,

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Counters};
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::defaults::{Defaults, Exit};
 use crate::model::files::Source;
-use crate::model::{Depth, Engine, Feed, Logits, Options, Output, Progress, Sequence};
+use crate::model::{Depth, Detail, Engine, Feed, Logits, Options, Output, PassTrace, Progress, Sequence, TokenTrace};
 use crate::sampler::Sampling;
 use crate::tokenizer::Tokenizer;
 
@@ -77,6 +77,8 @@ pub struct Params {
     /// Only the prompt's tokens, with the prediction at each; nothing is generated. [`Model::answer`] sets it; whether the model was
     /// made for it stands in [`Model::defaults`].
     pub in_place: bool,
+    /// What to take down of every loop. It makes each pass slow; `None` costs nothing.
+    pub trace: Option<Detail>,
 }
 
 /// Whose token a step is.
@@ -131,6 +133,14 @@ pub struct Step {
     pub time: Duration,
     /// The prediction made at this position: picked by the sampling for outputs, the most likely token within the prompt.
     pub next: Choice,
+    /// What the device did since the step before. A prompt's steps come together: the first of them, or of the output, has it all.
+    pub work: Counters,
+    /// Rows, each an older token at a loop, that a token which goes to the cap now would have to take along: see [`Ledger::debt`](crate::model::Ledger::debt).
+    pub debt: usize,
+    /// With [`Params::trace`]: what happened in each loop of the token.
+    pub trace: Option<TokenTrace>,
+    /// With [`Params::trace`]: the passes since the step before.
+    pub passes: Vec<PassTrace>,
 }
 
 /// The steps of one generation, a [`Stream`]. Dropping it cancels the generation and frees its place in the cache. A [`Model`] may

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 
 use web_time::Instant;
 
+use crate::backend::Counters;
 use crate::error::Result;
 use crate::generate::stop::Stop;
 use crate::generate::{Choice, Halt, Params, Role, Step};
 use crate::model::defaults::Exit;
-use crate::model::{Depth, Engine, Feed, Logits, Output, Prediction, RowOutput, Sequence};
+use crate::model::{Depth, Detail, Engine, Feed, Logits, Output, PassTrace, Prediction, RowOutput, Sequence, TokenTrace};
 use crate::sampler::{self, Candidates, Sampler, Sampling};
 use crate::tokenizer::{TextStream, Tokenizer};
 
@@ -34,6 +35,12 @@ pub(super) struct Run<'a> {
     echo: bool,
     in_place: bool,
     started: bool,
+    detail: Option<Detail>,
+    /// What the device had done at the last step.
+    counted: Counters,
+    /// What was taken down and not given to a step yet: of the tokens of the last pass, and of passes.
+    traces: VecDeque<TokenTrace>,
+    passes: Vec<PassTrace>,
 }
 
 impl<'a> Run<'a> {
@@ -69,6 +76,7 @@ impl<'a> Run<'a> {
         };
         Ok(Self {
             sequence: engine.sequence()?,
+            counted: engine.counters(),
             engine,
             tokenizer,
             text: tokenizer.map(TextStream::new),
@@ -84,6 +92,9 @@ impl<'a> Run<'a> {
             echo: params.echo,
             in_place: params.in_place,
             started: false,
+            detail: params.trace,
+            traces: VecDeque::new(),
+            passes: Vec::new(),
         })
     }
 
@@ -114,7 +125,10 @@ impl<'a> Run<'a> {
         let (exit, next) = (self.exit(row), self.choice(picked));
         let index = self.sequence.len() - 1;
         let (loops, logprob) = (row.loops, Some(logprob));
-        Ok(Some(Step { index, role: Role::Output, token, text, logprob, loops, exit, time: begun.elapsed(), next }))
+        let debt = self.debt().await?;
+        let (work, trace, passes) = (self.work(), self.traces.pop_front(), std::mem::take(&mut self.passes));
+        let (role, time) = (Role::Output, begun.elapsed());
+        Ok(Some(Step { index, role, token, text, logprob, loops, exit, time, next, work, debt, trace, passes }))
     }
 
     /// Runs the prompt; makes its steps if they are wanted.
@@ -129,6 +143,7 @@ impl<'a> Run<'a> {
         if every {
             let time = begun.elapsed() / prompt.len() as u32;
             let mut stream = self.tokenizer.map(TextStream::new);
+            let debt = self.debt().await?;
             for (index, (token, row)) in prompt.iter().zip(&output.rows).enumerate() {
                 let prediction = &output.predictions[index];
                 // The last position's prediction is the first output, where there is one.
@@ -143,7 +158,9 @@ impl<'a> Run<'a> {
                     None => String::new(),
                 };
                 let (loops, exit, next) = (row.loops, self.exit(row), self.choice(best));
-                self.ready.push_back(Step { index, role: Role::Prompt, token: *token, text, logprob, loops, exit, time, next });
+                let (work, trace, passes) = (self.work(), self.traces.pop_front(), std::mem::take(&mut self.passes));
+                let (role, token) = (Role::Prompt, *token);
+                self.ready.push_back(Step { index, role, token, text, logprob, loops, exit, time, next, work, debt, trace, passes });
             }
         }
         Ok(())
@@ -151,7 +168,21 @@ impl<'a> Run<'a> {
 
     async fn forward(&mut self, tokens: &[u32], logits: Logits) -> Result<Output> {
         let feed = Feed { sequence: &mut self.sequence, tokens };
-        self.engine.forward(&mut [feed], self.depth, logits).await
+        let Some(detail) = self.detail else { return self.engine.forward(&mut [feed], self.depth, logits).await };
+        let (output, trace) = self.engine.forward_traced(&mut [feed], self.depth, logits, detail).await?;
+        self.traces = trace.tokens.into();
+        self.passes.extend(trace.passes);
+        Ok(output)
+    }
+
+    /// What the device did since this was last asked.
+    fn work(&mut self) -> Counters {
+        let counters = self.engine.counters();
+        counters.since(&std::mem::replace(&mut self.counted, counters))
+    }
+
+    async fn debt(&mut self) -> Result<usize> {
+        Ok(self.engine.ledger(&self.sequence).await?.debt(self.depth.loops))
     }
 
     /// What to read back: the candidates that the sampling needs, or every logit.

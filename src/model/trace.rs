@@ -35,8 +35,9 @@ pub struct Trace {
 /// What became of one token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenTrace {
-    /// The loops that it ran in this forward pass. Those after it halted were needed by a later token (or by nobody, under
-    /// [`Schedule::Full`](crate::model::Schedule)): their weight is 0.
+    /// The loops that it ran until its output was there. Those after it halted were needed by a token of the same chunk (or by
+    /// nobody, under [`Schedule::Full`](crate::model::Schedule)): their weight is 0. Loops in which it catches up later are not its
+    /// own matter any more; [`PassTrace`] counts them.
     pub loops: Vec<LoopTrace>,
     /// With [`Detail::states`]: the embedding, (dim).
     pub embed: Vec<f32>,
@@ -93,7 +94,8 @@ pub(super) struct Watch {
 }
 
 struct Watched {
-    place: usize,
+    /// `None` once it has left.
+    place: Option<usize>,
     h: Vec<f32>,
     /// The states after every loop, for the lens.
     states: Vec<Vec<f32>>,
@@ -128,7 +130,7 @@ impl Watch {
             trace.prelude = stages[1..].iter().map(|stage| stage[i].clone()).collect();
         }
         for ((row, trace), h) in rows.iter().zip(traces).zip(stages.pop().unwrap_or_default()) {
-            let watched = Watched { place: row[0] as usize, h, states: Vec::new(), trace };
+            let watched = Watched { place: Some(row[0] as usize), h, states: Vec::new(), trace };
             self.tokens.insert((row[1] as usize, row[2] as usize), watched);
         }
         Ok(())
@@ -154,8 +156,9 @@ impl Watch {
         let (act, rest) = read.split_at(1);
         for ((_, (slot, position, _)), read) in rows.iter().zip(rest.chunks_exact(4)) {
             let Some(token) = self.tokens.get_mut(&(*slot, *position)) else { continue };
+            let Some(place) = token.place else { continue };
             let h = read[0][..states.h.cols].to_vec();
-            let act = &act[0][token.place * ACT..][..ACT];
+            let act = &act[0][place * ACT..][..ACT];
             let norm = |h: &mut dyn Iterator<Item = f32>| h.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
             let change = norm(&mut h.iter().zip(&token.h).map(|(new, old)| new - old)) / norm(&mut token.h.iter().copied());
             let mut trace = LoopTrace { halt_p: act[2], weight: act[3], delta: change as f32, ..LoopTrace::default() };
@@ -191,8 +194,13 @@ impl Watch {
             stages.push(engine.values(&x, n).await?);
         }
         engine.stage(|engine, pass| engine.record_logits(pass, picks.len(), best)).await?;
-        for (i, row) in rows.iter().enumerate().filter(|_| self.detail.states) {
+        for (i, row) in rows.iter().enumerate() {
             let Some(token) = self.tokens.get_mut(&(row[1] as usize, row[2] as usize)) else { continue };
+            token.place = None;
+            token.states.clear();
+            if !self.detail.states {
+                continue;
+            }
             token.trace.recurrent.clone_from(&stages[0][i]);
             token.trace.coda = stages[1..].iter().map(|stage| stage[i].clone()).collect();
         }
