@@ -283,6 +283,11 @@ impl Gpu {
     pub fn write(&mut self, id: BufferId, offset: usize, data: &[f32]) {
         // A write takes place before what is submitted after it: what should come first has to go first.
         self.flush();
+        self.prepare(id, offset, data);
+    }
+
+    /// As [`write`](Self::write), but it may take place before what was run and not looked at yet. Saves a submit.
+    pub fn prepare(&mut self, id: BufferId, offset: usize, data: &[f32]) {
         self.queue.write_buffer(&self.buffers[id.0 as usize], offset as u64 * 4, bytemuck::cast_slice(data));
         // Written bytes wait in host memory for the next submit: a load must not pile up a whole model there.
         self.unsubmitted += data.len() * 4;

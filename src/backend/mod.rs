@@ -298,9 +298,7 @@ impl Backend {
 
     /// Overwrites words of a tensor from word `offset` on. Data past the end is [`Error::Usage`].
     pub fn write(&mut self, tensor: &Tensor, offset: usize, data: &[f32]) -> Result<()> {
-        if offset + data.len() > tensor.rows.max(1) * tensor.stride {
-            return Err(Error::Usage { reason: format!("a write of {} words at {offset} does not fit the tensor", data.len()) });
-        }
+        check_write(tensor, offset, data)?;
         match &mut self.engine {
             Engine::Cpu(cpu) => cpu.write(tensor.buffer, offset, data),
             Engine::Gpu(gpu) => gpu.write(tensor.buffer, offset, data),
@@ -310,6 +308,18 @@ impl Backend {
             }
         }
         Ok(())
+    }
+
+    /// As [`write`](Self::write), for words that nothing needs which was run since the last look: it may take place before that.
+    pub(crate) fn prepare(&mut self, tensor: &Tensor, offset: usize, data: &[f32]) -> Result<()> {
+        match &mut self.engine {
+            Engine::Gpu(gpu) => {
+                check_write(tensor, offset, data)?;
+                gpu.prepare(tensor.buffer, offset, data);
+                Ok(())
+            }
+            _ => self.write(tensor, offset, data),
+        }
     }
 
     /// Writes `data`, rows of `cols` words without padding, into rows from `first` on.
@@ -388,6 +398,13 @@ impl Backend {
             gpu.forget(look);
         }
     }
+}
+
+fn check_write(tensor: &Tensor, offset: usize, data: &[f32]) -> Result<()> {
+    if offset + data.len() <= tensor.rows.max(1) * tensor.stride {
+        return Ok(());
+    }
+    Err(Error::Usage { reason: format!("a write of {} words at {offset} does not fit the tensor", data.len()) })
 }
 
 /// How far a GPU kernel may be from its twin, relative to the largest value of the argument.

@@ -15,6 +15,7 @@ use crate::model::defaults::Exit;
 use crate::model::rows::{Logits, Output, Prediction, RowOutput};
 use crate::model::schedule::{Lead, Limits, Run, Schedule, behind, compose};
 use crate::model::trace::{PassTrace, Watch};
+use crate::model::work::{ENTERING, LEAVING, PICKS, TOKENS};
 use crate::model::{Depth, Engine, PlanKey};
 
 /// How far the host lets a device run before it looks whether tokens have halted.
@@ -234,8 +235,8 @@ impl Driver {
         if rows.is_empty() {
             return Ok(());
         }
-        engine.write_list(engine.work.tokens_list(), &tokens)?;
-        engine.write_list(engine.work.places_list(), &rows)?;
+        engine.prepare_list(TOKENS, &tokens)?;
+        engine.prepare_list(ENTERING, &rows)?;
         match &mut self.watch {
             None => engine.replay(PlanKey::Enter { rows: rows.len() }).await.map(|_| ()),
             Some(watch) => watch.enter(engine, &rows).await,
@@ -303,8 +304,8 @@ impl Driver {
         }
         leaving.picks = picks.len();
         leaving.best = leaving.best.clamp(1, engine.work.ids.cols);
-        engine.write_list(engine.work.places_list(), &rows)?;
-        engine.write_list(engine.work.picks_list(), &picks)?;
+        engine.prepare_list(LEAVING, &rows)?;
+        engine.prepare_list(PICKS, &picks)?;
         let (count, best) = (rows.len(), leaving.best);
         match &mut self.watch {
             None => engine.replay(PlanKey::Leave { rows: count, picks: picks.len(), best }).await.map(|_| ())?,
@@ -379,6 +380,11 @@ impl Engine {
         self.backend.write(&self.work.table, list * self.work.chunk * 4, bytemuck::cast_slice(rows.as_flattened()))
     }
 
+    /// As [`write_list`](Self::write_list), for a list that nothing uses which was handed over in this tick.
+    fn prepare_list(&mut self, list: usize, rows: &[[u32; 4]]) -> Result<()> {
+        self.backend.prepare(&self.work.table, list * self.work.chunk * 4, bytemuck::cast_slice(rows.as_flattened()))
+    }
+
     /// Hands passes over. `place` finds the place of a token in flight.
     async fn send(&mut self, passes: Vec<Vec<Run>>, place: impl Fn(&Run, usize) -> Option<usize>) -> Result<Vec<Sent>> {
         for (index, runs) in passes.iter().enumerate() {
@@ -389,7 +395,7 @@ impl Engine {
                     run.positions.clone().map(move |position| [place(position), run.slot as u32, position as u32, run.at_loop as u32])
                 })
                 .collect();
-            self.write_list(self.work.loop_list(index), &rows)?;
+            self.prepare_list(self.work.loop_list(index), &rows)?;
         }
         let mut sent = Vec::with_capacity(passes.len());
         for (index, runs) in passes.into_iter().enumerate() {

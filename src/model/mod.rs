@@ -59,7 +59,7 @@ use files::{Source, Weights};
 use loader::Loader;
 use recurrent::Recurrent;
 use sizes::{Sizes, check_driver, check_kernels};
-use work::Work;
+use work::{ENTERING, LEAVING, PICKS, TOKENS, Work};
 
 /// Positions of a sequence where nothing else is asked for (or the model's own limit, if that is smaller).
 pub const DEFAULT_CONTEXT: usize = 4096;
@@ -299,16 +299,16 @@ impl Engine {
     // The stages. Plans record them one after the other; a traced pass runs each alone.
 
     fn record_embed(&self, pass: &mut Pass, rows: usize) -> Result<()> {
-        embed(pass, &self.net.embed, self.list(self.work.tokens_list(), rows), &self.work.x)
+        embed(pass, &self.net.embed, self.list(TOKENS, rows), &self.work.x)
     }
 
     fn record_prelude(&self, pass: &mut Pass, layer: usize, rows: usize) -> Result<()> {
-        self.net.prelude[layer].record(pass, self.step(self.list(self.work.places_list(), rows), Slot::Layer(layer)))
+        self.net.prelude[layer].record(pass, self.step(self.list(ENTERING, rows), Slot::Layer(layer)))
     }
 
     fn record_begin(&self, pass: &mut Pass, rows: usize) -> Result<()> {
         let work = &self.work;
-        self.net.recurrent.record_begin(pass, self.list(work.places_list(), rows), &work.x, &work.out)
+        self.net.recurrent.record_begin(pass, self.list(ENTERING, rows), &work.x, &work.out)
     }
 
     fn record_loop(&self, pass: &mut Pass, index: usize, rows: usize) -> Result<()> {
@@ -320,12 +320,12 @@ impl Engine {
 
     /// The loop's output of the tokens that leave, into x.
     fn record_gather(&self, pass: &mut Pass, rows: usize) -> Result<()> {
-        embed(pass, &whole(self.work.out), self.list(self.work.places_list(), rows), &self.work.x)
+        embed(pass, &whole(self.work.out), self.list(LEAVING, rows), &self.work.x)
     }
 
     fn record_coda(&self, pass: &mut Pass, layer: usize, rows: usize) -> Result<()> {
         let slot = Slot::Layer(self.config.prelude_layers + layer);
-        self.net.coda[layer].record(pass, self.step(self.list(self.work.places_list(), rows), slot))
+        self.net.coda[layer].record(pass, self.step(self.list(LEAVING, rows), slot))
     }
 
     /// Logits of the rows in the list of picks, and their best candidates.
@@ -334,7 +334,7 @@ impl Engine {
             return Ok(());
         }
         let work = &self.work;
-        embed(pass, &whole(work.x), self.list(work.picks_list(), picks), &work.picked)?;
+        embed(pass, &whole(work.x), self.list(PICKS, picks), &work.picked)?;
         rmsnorm(pass, &work.picked, &self.net.norm, &work.normed, picks)?;
         linear(pass, &self.net.embed, 1, (&work.normed).into(), (&work.logits).into(), picks, Into::Set)?;
         let parts = Parts { values: &work.part_values, ids: &work.part_ids };

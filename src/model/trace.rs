@@ -7,7 +7,7 @@ use crate::backend::{Pass, Span};
 use crate::error::Result;
 use crate::kernels::halt::ACT;
 use crate::model::drive::Sent;
-use crate::model::work::BEST;
+use crate::model::work::{BEST, LEAVING, PICKS};
 use crate::model::{Engine, PlanKey};
 use crate::tensor::Tensor;
 
@@ -183,8 +183,8 @@ impl Watch {
     pub(super) async fn leave(&mut self, engine: &mut Engine, rows: &[[u32; 4]], picks: &[[u32; 4]], best: usize) -> Result<()> {
         if self.detail.lens > 0 {
             self.look_through(engine, rows).await?;
-            engine.write_list(engine.work.places_list(), rows)?;
-            engine.write_list(engine.work.picks_list(), picks)?;
+            engine.write_list(LEAVING, rows)?;
+            engine.write_list(PICKS, picks)?;
         }
         let (n, x) = (rows.len(), engine.work.x);
         engine.stage(|engine, pass| engine.record_gather(pass, n)).await?;
@@ -213,13 +213,13 @@ impl Watch {
         let best = self.detail.lens.clamp(1, BEST.min(engine.config.vocab_size));
         // The keys and values of all of them, as each will see those before it.
         engine.replay(PlanKey::Leave { rows: rows.len(), picks: 0, best: 1 }).await?;
-        engine.write_list(engine.work.picks_list(), &[[0; 4]])?;
+        engine.write_list(PICKS, &[[0; 4]])?;
         let mut order: Vec<&[u32; 4]> = rows.iter().collect();
         // The last positions first: what one leaves behind at its own position, those before it never look at.
         order.sort_by_key(|row| std::cmp::Reverse(row[2]));
         for row in order {
             let Some(token) = self.tokens.get_mut(&(row[1] as usize, row[2] as usize)) else { continue };
-            engine.write_list(engine.work.places_list(), &[*row])?;
+            engine.write_list(LEAVING, &[*row])?;
             for (state, trace) in token.states.iter().zip(&mut token.trace.loops) {
                 let x = engine.work.x;
                 engine.backend.write_rows(&x, 0, x.cols, state)?;

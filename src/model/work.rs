@@ -12,6 +12,18 @@ use crate::tensor::{Dtype, Tensor, stride};
 /// The most candidates that are chosen on the device.
 pub(crate) const BEST: usize = 64;
 
+/// Lists of rows. What is handed over at once has lists that do not share memory, so that all can be written beforehand.
+///
+/// Tokens that enter, by their ids.
+pub(crate) const TOKENS: usize = 0;
+/// Tokens that enter, by their places.
+pub(crate) const ENTERING: usize = 1;
+/// Tokens that leave, by their places.
+pub(crate) const LEAVING: usize = 2;
+/// The rows whose logits are wanted, among those that leave.
+pub(crate) const PICKS: usize = 3;
+const LISTS: usize = 4;
+
 /// Words of the widest row of a work tensor.
 pub fn widest(config: &Config) -> usize {
     let widths = [attention::Work::widest(config), ffn::widest(config), config.vocab_size, config.dim];
@@ -23,8 +35,7 @@ pub(crate) struct Work {
     pub chunk: usize,
     /// Passes whose lists there is room for at a time.
     pub lists: usize,
-    /// Lists of rows: tokens that enter, tokens in flight that enter or leave, picks among those that leave, and one for each pass of
-    /// a group: ((3 + lists) · chunk, 4) of u32.
+    /// Lists of rows, ((LISTS + lists) · chunk, 4) of u32: those below, then one for each pass of a group.
     pub table: Tensor,
     /// The residual stream of the prelude and of the block in the loop: (chunk, dim).
     pub x: Tensor,
@@ -53,13 +64,13 @@ impl Work {
     /// Allocates for at most `chunk` rows: fewer, if the widest tensor would pass the device's binding limit.
     pub fn new(backend: &mut Backend, config: &Config, chunk: usize, lists: usize) -> Result<Self> {
         let rows = chunk.min(backend.max_words() / widest(config)).max(1);
-        let lists = lists.clamp(1, (backend.max_words() / (4 * rows)).saturating_sub(3).max(1));
+        let lists = lists.clamp(1, (backend.max_words() / (4 * rows)).saturating_sub(LISTS).max(1));
         let best = BEST.min(config.vocab_size);
         let parts = config.vocab_size.div_ceil(PART);
         Ok(Self {
             chunk: rows,
             lists,
-            table: backend.tensor("the table of rows", Dtype::U32, (3 + lists) * rows, 4)?,
+            table: backend.tensor("the table of rows", Dtype::U32, (LISTS + lists) * rows, 4)?,
             x: backend.tensor("x", Dtype::F32, rows, config.dim)?,
             normed: backend.tensor("normed x", Dtype::F32, rows, config.dim)?,
             attention: attention::Work::new(backend, config, rows)?,
@@ -76,23 +87,8 @@ impl Work {
         })
     }
 
-    /// The list of tokens that enter, by their token ids.
-    pub fn tokens_list(&self) -> usize {
-        0
-    }
-
-    /// The list of tokens that enter or leave, by their places.
-    pub fn places_list(&self) -> usize {
-        1
-    }
-
-    /// The list of the rows whose logits are wanted, among those that leave.
-    pub fn picks_list(&self) -> usize {
-        2
-    }
-
     /// The list of a pass of a group.
     pub fn loop_list(&self, index: usize) -> usize {
-        3 + index
+        LISTS + index
     }
 }
