@@ -2,6 +2,7 @@
 
 mod cli_forward;
 mod cli_run;
+mod cli_watch;
 mod config;
 mod devices;
 mod engine;

@@ -24,7 +24,7 @@ fn command(args: &[&str]) -> Command {
 }
 
 /// Runs the program to its end with this standard input.
-fn fed(args: &[&str], input: &str) -> Output {
+pub fn fed(args: &[&str], input: &str) -> Output {
     let mut child = command(args).spawn().unwrap();
     // A program that does not read closes the pipe.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
@@ -35,12 +35,12 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// What a successful run prints on the CPU.
-fn said(args: &[&str], input: &str) -> String {
+pub fn said(args: &[&str], input: &str) -> String {
     let output = fed(&[args, &["--device", "cpu"]].concat(), input);
     assert!(output.status.success(), "{args:?}: {}", stderr(&output));
     stdout(&output)
@@ -55,7 +55,7 @@ fn problems(model: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn json_lines(text: &str) -> Vec<Value> {
+pub fn json_lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))).collect()
 }
 
