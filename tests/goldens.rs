@@ -178,9 +178,10 @@ fn a_conversation_that_changes_its_depth_is_as_the_package_would_have_it() {
     for (device, options) in devices::all() {
         for name in ["gqa_tiny", "mla_tiny", "gqa_odd", "mla_bias"] {
             let (case, tokens) = (Case::read(name, "depths.safetensors"), Case::open(name).tokens());
-            for schedule in [Schedule::Lazy, Schedule::Full] {
+            // Full differs from lazy in what the host asks for, not in what a driver does.
+            for schedule in if device == "cpu" { &[Schedule::Lazy, Schedule::Full][..] } else { &[Schedule::Lazy] } {
                 let mut engine = case.engine(options.clone(), None);
-                engine.set_schedule(schedule);
+                engine.set_schedule(*schedule);
                 let vocabulary = engine.config().vocab_size;
                 let mut all = sequences(&engine, case.batch);
                 let (mut logits, mut loops) = (vec![Vec::new(); case.batch], vec![Vec::new(); case.batch]);

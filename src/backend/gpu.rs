@@ -1,20 +1,26 @@
-//! The GPU backend, and the only file that knows wgpu: adapters, pipelines, bind groups, submits and read-backs.
+//! The GPU backend, and the only place that knows wgpu: pipelines, bind groups, submits; below it adapters and looks.
 //!
 //! The parameters of all plans lie in one uniform buffer at dynamic offsets, and a bind group is made once for a kernel and its
 //! buffers: a plan for another number of rows costs no more than its parameters. What is run waits in an open command encoder until
 //! there is enough of it for a submit, or until something is written or looked at.
 
+mod adapters;
+mod looks;
+
+pub(crate) use adapters::{Found, enumerate};
+pub(crate) use looks::Look;
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use crate::backend::Span;
-use crate::backend::device::{AdapterInfo, AdapterKind, DeviceInfo};
+use crate::backend::device::{AdapterInfo, DeviceInfo};
 use crate::backend::pass::Pass;
 use crate::backend::{GATE_LIVE, new_gate, wgsl};
 use crate::error::{Error, Result};
 use crate::kernel::{AnyKernel, Link, Tier};
 use crate::tensor::BufferId;
+use adapters::{check_size, facts, tier};
 
 /// Dispatches per submit: long work is split, so that no submit runs into a driver's time limit.
 const DISPATCHES_PER_SUBMIT: usize = 64;
@@ -25,17 +31,6 @@ const SLOTS: usize = 8192;
 /// Bytes of writes after which a submit is made.
 const MOST_UNSUBMITTED: usize = 64 << 20;
 
-/// What every device must offer (WebGPU's defaults).
-const STORAGE_BUFFERS: u32 = 8;
-const WORKGROUP_THREADS: u32 = 256;
-const SHARED_MEMORY: u32 = 16 << 10;
-
-/// An adapter with its facts.
-pub(crate) struct Found {
-    adapter: wgpu::Adapter,
-    pub info: AdapterInfo,
-}
-
 /// A device that a program made itself, to run models beside its own work.
 #[cfg(feature = "wgpu-interop")]
 pub struct OwnDevice {
@@ -45,56 +40,6 @@ pub struct OwnDevice {
     pub device: wgpu::Device,
     /// Its queue.
     pub queue: wgpu::Queue,
-}
-
-/// Vulkan, Metal, DX12 and WebGPU adapters, best kind first within the order of the drivers.
-pub(crate) async fn enumerate() -> Vec<Found> {
-    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12 | wgpu::Backends::BROWSER_WEBGPU;
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() });
-    #[cfg(not(target_arch = "wasm32"))]
-    let adapters = instance.enumerate_adapters(backends).await;
-    // A browser hands out one adapter, the one that it thinks best.
-    #[cfg(target_arch = "wasm32")]
-    let adapters: Vec<wgpu::Adapter> = {
-        let options = wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
-        instance.request_adapter(&options).await.into_iter().collect()
-    };
-    adapters.into_iter().map(|adapter| Found { info: facts(&adapter), adapter }).collect()
-}
-
-fn facts(adapter: &wgpu::Adapter) -> AdapterInfo {
-    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
-    AdapterInfo {
-        // Mesa's llvmpipe: LP_MAX_TGSI_LOOP_ITERATIONS.
-        max_rounds: info.name.contains("llvmpipe").then_some(65_535),
-        driver: [info.driver.as_str(), info.driver_info.as_str()].join(" ").trim().to_string(),
-        name: info.name,
-        api: format!("{:?}", info.backend),
-        kind: match info.device_type {
-            wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
-            wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
-            wgpu::DeviceType::VirtualGpu => AdapterKind::Virtual,
-            wgpu::DeviceType::Other => AdapterKind::Unknown,
-            wgpu::DeviceType::Cpu => AdapterKind::Software,
-        },
-        max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
-        storage_buffers: limits.max_storage_buffers_per_shader_stage,
-        workgroup_threads: limits.max_compute_invocations_per_workgroup,
-        shared_memory: limits.max_compute_workgroup_storage_size,
-        subgroup: (info.subgroup_min_size, info.subgroup_max_size),
-        subgroups: features.contains(wgpu::Features::SUBGROUP),
-        f16: features.contains(wgpu::Features::SHADER_F16),
-    }
-}
-
-/// The tier for an adapter's facts.
-fn tier(info: &AdapterInfo, features: wgpu::Features) -> Tier {
-    match info.kind {
-        AdapterKind::Software => Tier::SOFTWARE,
-        // Some drivers report a subgroup size of 0: then nothing is known, and nothing is risked.
-        _ if features.contains(wgpu::Features::SUBGROUP) && info.subgroup.0 >= 4 => Tier::SUBGROUPS,
-        _ => Tier::BASELINE,
-    }
 }
 
 struct Pipeline {
@@ -114,14 +59,6 @@ struct Gate {
 struct Open {
     encoder: wgpu::CommandEncoder,
     dispatches: usize,
-}
-
-/// Words on their way into a mapped buffer.
-pub(crate) struct Look {
-    staging: wgpu::Buffer,
-    submission: wgpu::SubmissionIndex,
-    arrived: futures_channel::oneshot::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
-    lens: Vec<usize>,
 }
 
 /// A device, its pipelines and its buffers.
@@ -432,86 +369,6 @@ impl Gpu {
         }
     }
 
-    /// Copies the spans into one staging buffer and asks for it to be mapped, after all that was run before.
-    pub fn look(&mut self, spans: &[Span]) -> Result<Look> {
-        self.check("running a pass")?;
-        let bytes = spans.iter().map(|s| s.len as u64 * 4).sum::<u64>().max(4);
-        // Taken out while it is mapped: a caller that drops the look leaves no half-mapped buffer behind.
-        let staging = match self.staging.iter().position(|staging| staging.size() >= bytes) {
-            Some(at) => self.staging.swap_remove(at),
-            None => {
-                let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-                let staging = self.buffer("staging", bytes.next_power_of_two(), usage);
-                self.check("allocating a staging buffer")?;
-                staging
-            }
-        };
-        let mut encoder = match self.open.take() {
-            Some(open) => open.encoder,
-            None => self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None }),
-        };
-        let mut offset = 0;
-        for span in spans {
-            let source = &self.buffers[span.buffer.0 as usize];
-            encoder.copy_buffer_to_buffer(source, span.offset as u64 * 4, &staging, offset, span.len as u64 * 4);
-            offset += span.len as u64 * 4;
-        }
-        let submission = self.queue.submit([encoder.finish()]);
-        self.submits += 1;
-        let (sender, arrived) = futures_channel::oneshot::channel();
-        staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
-            let _ = sender.send(result); // Nobody waits any more if the look was dropped.
-        });
-        Ok(Look { staging, submission, arrived, lens: spans.iter().map(|span| span.len).collect() })
-    }
-
-    /// Waits for a look, and no longer: what was submitted after it goes on.
-    pub async fn take(&mut self, look: Look) -> Result<Vec<Vec<f32>>> {
-        let Look { staging, submission, arrived, lens } = look;
-        // In a browser this does nothing and the await below yields to the event loop.
-        let polled = self.device.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None });
-        let mapped = match polled {
-            Ok(_) => arrived.await,
-            Err(error) => return Err(self.failure("waiting for the device", &error.to_string())),
-        };
-        let reason = match mapped {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("the device went away".to_string()),
-        };
-        if let Some(reason) = reason {
-            return Err(self.failure("reading results", &reason));
-        }
-        let bytes = lens.iter().map(|len| *len as u64 * 4).sum::<u64>().max(4);
-        let mut read = Vec::with_capacity(lens.len());
-        {
-            let view = match staging.get_mapped_range(0..bytes) {
-                Ok(view) => view,
-                Err(error) => return Err(self.failure("reading results", &error.to_string())),
-            };
-            let mut rest: &[u8] = &view;
-            for len in lens {
-                let (head, tail) = rest.split_at(len * 4);
-                read.push(bytemuck::pod_collect_to_vec(head));
-                rest = tail;
-            }
-        }
-        self.forget_staging(staging);
-        self.check("running a pass")?;
-        Ok(read)
-    }
-
-    /// Gives up a look.
-    pub fn forget(&mut self, look: Look) {
-        // Unmapping ends a mapping that is still on its way, too.
-        self.forget_staging(look.staging);
-    }
-
-    fn forget_staging(&mut self, staging: wgpu::Buffer) {
-        staging.unmap();
-        self.staging.push(staging);
-    }
-
     /// The recorded fault if there is one, else an error of this call.
     fn failure(&self, doing: &str, reason: &str) -> Error {
         self.check(doing).err().unwrap_or_else(|| Error::Gpu { doing: doing.to_string(), reason: reason.to_string() })
@@ -550,21 +407,4 @@ fn make_gate(device: &wgpu::Device, queue: &wgpu::Queue) -> (wgpu::Buffer, Gate)
 
 fn keep_first(slot: &Mutex<Option<Fault>>, fault: Fault) {
     slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(fault);
-}
-
-/// Refuses an adapter below WebGPU's defaults.
-fn check_size(info: &AdapterInfo) -> Result<()> {
-    let too_small = |what: &str, needed: u32, available: u32| {
-        Err(Error::TooSmall { what: format!("{}: {what}", info.name), needed: needed.to_string(), available: available.to_string() })
-    };
-    if info.storage_buffers < STORAGE_BUFFERS {
-        return too_small("storage buffers of a shader", STORAGE_BUFFERS, info.storage_buffers);
-    }
-    if info.workgroup_threads < WORKGROUP_THREADS {
-        return too_small("threads of a workgroup", WORKGROUP_THREADS, info.workgroup_threads);
-    }
-    if info.shared_memory < SHARED_MEMORY {
-        return too_small("bytes of shared memory", SHARED_MEMORY, info.shared_memory);
-    }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Where kernels run: on a GPU through wgpu, on the CPU through their twins, or on both with a comparison after every kernel.
 //!
 //! A [`Pass`] is recorded once, turned into a [`Plan`] (pipelines, bind groups and parameters made ready) and replayed as often as
-//! wanted: replaying allocates nothing. Only `gpu.rs` knows wgpu.
+//! wanted: replaying allocates nothing. Only `gpu.rs` and what lies under it know wgpu.
 
 mod cpu;
 mod device;
@@ -235,7 +235,7 @@ impl Backend {
         &mut self.counters
     }
 
-    /// The device's gate: see [`GATE_LIVE`].
+    /// The device's gate, which lets passes that nobody needs run empty: (1, any) of u32.
     pub fn gate(&self) -> &Tensor {
         &self.gate
     }

@@ -17,6 +17,7 @@ pub mod defaults;
 mod drive;
 mod ffn;
 pub mod files;
+mod flight;
 mod ledger;
 mod loader;
 mod needs;
@@ -25,6 +26,7 @@ mod rows;
 mod schedule;
 mod sequence;
 mod sizes;
+mod stages;
 mod trace;
 mod work;
 
@@ -41,16 +43,10 @@ pub use trace::{Detail, LoopTrace, PassTrace, TokenTrace, Trace};
 
 use std::collections::HashMap;
 
-use crate::backend::{Backend, Counters, DeviceInfo, DeviceOptions, Pass, Plan};
+use crate::backend::{Backend, Counters, DeviceInfo, DeviceOptions, Plan};
 use crate::error::{Error, Result};
-use crate::kernels::embed::embed;
-use crate::kernels::inject::Gating;
-use crate::kernels::linear::{Into, linear};
-use crate::kernels::rmsnorm::rmsnorm;
-use crate::kernels::top::{Parts, top};
-use crate::kernels::{CacheTensor, RowList, Slot, States};
+use crate::kernels::{CacheTensor, States};
 use crate::tensor::{Dtype, Segmented, Tensor};
-use attention::Step;
 use block::Block;
 use config::Config;
 use defaults::{Defaults, Exit};
@@ -59,7 +55,8 @@ use files::{Source, Weights};
 use loader::Loader;
 use recurrent::Recurrent;
 use sizes::{Sizes, check_driver, check_kernels};
-use work::{ENTERING, LEAVING, PICKS, TOKENS, Work};
+use stages::PlanKey;
+use work::Work;
 
 /// Positions of a sequence where nothing else is asked for (or the model's own limit, if that is smaller).
 pub const DEFAULT_CONTEXT: usize = 4096;
@@ -111,7 +108,7 @@ pub struct Engine {
     catch_up: usize,
     eager: usize,
     pace: Pace,
-    flight: drive::Flight,
+    flight: flight::Flight,
     plans: HashMap<PlanKey, Plan>,
 }
 
@@ -124,22 +121,6 @@ struct Net {
     norm: Tensor,
     angles: Tensor,
 }
-
-/// What tells one plan from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum PlanKey {
-    /// Embedding and prelude of so many tokens.
-    Enter { rows: usize },
-    /// The pass of this number in its group, of so many rows.
-    Loop { index: usize, rows: usize },
-    /// Coda of so many tokens, and the logits of some of them.
-    Leave { rows: usize, picks: usize, best: usize },
-    /// Coda and logits of the one state that lies in x.
-    Lens { best: usize },
-}
-
-/// Plans that are kept. There are as many as there are numbers of rows, and each is small.
-const PLANS: usize = 4096;
 
 impl Engine {
     /// Loads a model. `progress` is called after every tensor.
@@ -208,7 +189,7 @@ impl Engine {
             catch_up: sizes.catch_up,
             eager: sizes.eager,
             pace,
-            flight: drive::Flight::default(),
+            flight: flight::Flight::default(),
             plans: HashMap::new(),
         })
     }
@@ -286,106 +267,6 @@ impl Engine {
     pub fn pace(&self) -> Pace {
         self.pace
     }
-
-    /// A list of the table of rows.
-    fn list(&self, list: usize, rows: usize) -> RowList {
-        RowList { table: self.work.table, first: list * self.work.chunk, rows }
-    }
-
-    fn step(&self, list: RowList, slot: Slot) -> Step<'_> {
-        Step { list, slot, cache: &self.cache, angles: &self.net.angles, x: &self.work.x, normed: &self.work.normed }
-    }
-
-    // The stages. Plans record them one after the other; a traced pass runs each alone.
-
-    fn record_embed(&self, pass: &mut Pass, rows: usize) -> Result<()> {
-        embed(pass, &self.net.embed, self.list(TOKENS, rows), &self.work.x)
-    }
-
-    fn record_prelude(&self, pass: &mut Pass, layer: usize, rows: usize) -> Result<()> {
-        self.net.prelude[layer].record(pass, self.step(self.list(ENTERING, rows), Slot::Layer(layer)))
-    }
-
-    fn record_begin(&self, pass: &mut Pass, rows: usize) -> Result<()> {
-        let work = &self.work;
-        self.net.recurrent.record_begin(pass, self.list(ENTERING, rows), &work.x, &work.out)
-    }
-
-    fn record_loop(&self, pass: &mut Pass, index: usize, rows: usize) -> Result<()> {
-        let work = &self.work;
-        let step = self.step(self.list(work.loop_list(index), rows), Slot::Loops(self.config.prelude_layers + self.config.coda_layers));
-        let gating = Gating { act: &work.act, gate: self.backend.gate(), pass_index: index };
-        self.net.recurrent.record_loop(pass, step, gating, &work.out)
-    }
-
-    /// The loop's output of the tokens that leave, into x.
-    fn record_gather(&self, pass: &mut Pass, rows: usize) -> Result<()> {
-        embed(pass, &whole(self.work.out), self.list(LEAVING, rows), &self.work.x)
-    }
-
-    fn record_coda(&self, pass: &mut Pass, layer: usize, rows: usize) -> Result<()> {
-        let slot = Slot::Layer(self.config.prelude_layers + layer);
-        self.net.coda[layer].record(pass, self.step(self.list(LEAVING, rows), slot))
-    }
-
-    /// Logits of the rows in the list of picks, and their best candidates.
-    fn record_logits(&self, pass: &mut Pass, picks: usize, best: usize) -> Result<()> {
-        if picks == 0 {
-            return Ok(());
-        }
-        let work = &self.work;
-        embed(pass, &whole(work.x), self.list(PICKS, picks), &work.picked)?;
-        rmsnorm(pass, &work.picked, &self.net.norm, &work.normed, picks)?;
-        linear(pass, &self.net.embed, 1, (&work.normed).into(), (&work.logits).into(), picks, Into::Set)?;
-        let parts = Parts { values: &work.part_values, ids: &work.part_ids };
-        top(pass, &work.logits, best, parts, &work.values, &work.ids, picks)
-    }
-
-    fn record(&self, key: PlanKey) -> Result<Pass> {
-        let mut pass = self.backend.pass();
-        let coda = |pass: &mut Pass, rows| (0..self.net.coda.len()).try_for_each(|layer| self.record_coda(pass, layer, rows));
-        match key {
-            PlanKey::Enter { rows } => {
-                self.record_embed(&mut pass, rows)?;
-                (0..self.net.prelude.len()).try_for_each(|layer| self.record_prelude(&mut pass, layer, rows))?;
-                self.record_begin(&mut pass, rows)?;
-            }
-            PlanKey::Loop { index, rows } => self.record_loop(&mut pass, index, rows)?,
-            PlanKey::Leave { rows, picks, best } => {
-                self.record_gather(&mut pass, rows)?;
-                coda(&mut pass, rows)?;
-                self.record_logits(&mut pass, picks, best)?;
-            }
-            PlanKey::Lens { best } => {
-                coda(&mut pass, 1)?;
-                self.record_logits(&mut pass, 1, best)?;
-            }
-        }
-        Ok(pass)
-    }
-
-    /// Runs the plan for a shape, made once and kept; returns its dispatches and the bytes of weights that it reads.
-    async fn replay(&mut self, key: PlanKey) -> Result<(usize, u64)> {
-        if !self.plans.get(&key).is_some_and(|plan| self.backend.is_current(plan)) {
-            let plan = self.backend.plan(self.record(key)?)?;
-            if self.plans.len() == PLANS {
-                self.plans.clear();
-            }
-            self.plans.insert(key, plan);
-        }
-        match self.plans.get(&key) {
-            Some(plan) => {
-                self.backend.run(plan).await?;
-                Ok((plan.dispatches(), plan.weight_bytes()))
-            }
-            None => Ok((0, 0)),
-        }
-    }
-}
-
-/// A tensor as a table of one part.
-fn whole(tensor: Tensor) -> Segmented {
-    Segmented { part_rows: tensor.rows, rows: tensor.rows, cols: tensor.cols, parts: vec![tensor] }
 }
 
 /// `config.json` and `generation_config.json` of a source.

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::{Error, Result};
 use crate::kernels::fork::fork;
 use crate::kernels::{CacheTensor, States};
+use crate::model::Engine;
 use crate::model::ledger::Ledger;
-use crate::model::{Engine, whole};
+use crate::model::stages::whole;
 
 /// A sequence of tokens with its cached keys and values. Dropping it frees its place.
 #[derive(Debug)]

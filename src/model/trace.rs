@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use crate::backend::{Pass, Span};
 use crate::error::Result;
 use crate::kernels::halt::ACT;
-use crate::model::drive::Sent;
+use crate::model::Engine;
+use crate::model::flight::Sent;
+use crate::model::stages::PlanKey;
 use crate::model::work::{BEST, LEAVING, PICKS};
-use crate::model::{Engine, PlanKey};
 use crate::tensor::Tensor;
 
 /// How much a trace holds. Halting and the change of the state are always there.

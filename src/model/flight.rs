@@ -1,0 +1,186 @@
+//! What was handed over to the device and not seen yet: passes that may have run or not, looks that are on their way.
+
+use std::collections::VecDeque;
+
+use crate::backend::{GATE_MARKS, Look, Span, Wait};
+use crate::error::Result;
+use crate::kernels::NO_PLACE;
+use crate::kernels::halt::{ACT, Mode, start};
+use crate::model::schedule::{Lead, Limits, Run, behind};
+use crate::model::stages::PlanKey;
+use crate::model::trace::PassTrace;
+use crate::model::{Engine, Sequence};
+
+/// A pass that was handed over.
+pub(super) struct Sent {
+    runs: Vec<Run>,
+    rows: usize,
+    dispatches: usize,
+    weight_bytes: u64,
+}
+
+/// Tokens whose predictions were handed over.
+pub(super) struct Leaving {
+    /// Their jobs, by key.
+    pub jobs: Vec<usize>,
+    /// Predictions.
+    pub picks: usize,
+    /// Candidates of each.
+    pub best: usize,
+    /// Whether all logits are wanted.
+    pub all: bool,
+}
+
+/// What was handed over and not looked at yet.
+pub(super) struct Tick {
+    pub passes: Vec<Sent>,
+    pub leaving: Option<Leaving>,
+    pub look: Look,
+}
+
+/// What a device is doing. It stays with the engine, so that a caller who drops a future in the middle loses nothing.
+#[derive(Default)]
+pub(super) struct Flight {
+    pub ticks: VecDeque<Tick>,
+    /// Tokens may be marked as running though nobody drives them.
+    pub stale: bool,
+}
+
+impl Engine {
+    pub(super) fn limits(&self) -> Limits {
+        Limits { rows: self.work.chunk, catch_up: self.catch_up.min(self.work.chunk), eager: self.eager }
+    }
+
+    pub(super) fn write_list(&mut self, list: usize, rows: &[[u32; 4]]) -> Result<()> {
+        self.backend.write(&self.work.table, list * self.work.chunk * 4, bytemuck::cast_slice(rows.as_flattened()))
+    }
+
+    /// As [`write_list`](Self::write_list), for a list that nothing uses which was handed over in this tick.
+    pub(super) fn prepare_list(&mut self, list: usize, rows: &[[u32; 4]]) -> Result<()> {
+        self.backend.prepare(&self.work.table, list * self.work.chunk * 4, bytemuck::cast_slice(rows.as_flattened()))
+    }
+
+    /// Hands passes over. `place` finds the place of a token in flight.
+    pub(super) async fn send(&mut self, passes: Vec<Vec<Run>>, place: impl Fn(&Run, usize) -> Option<usize>) -> Result<Vec<Sent>> {
+        for (index, runs) in passes.iter().enumerate() {
+            let rows: Vec<[u32; 4]> = runs
+                .iter()
+                .flat_map(|run| {
+                    let place = |position| place(run, position).map_or(NO_PLACE, |place| place as u32);
+                    run.positions.clone().map(move |position| [place(position), run.slot as u32, position as u32, run.at_loop as u32])
+                })
+                .collect();
+            self.prepare_list(self.work.loop_list(index), &rows)?;
+        }
+        let mut sent = Vec::with_capacity(passes.len());
+        for (index, runs) in passes.into_iter().enumerate() {
+            let rows = runs.iter().map(|run| run.positions.len()).sum();
+            let (dispatches, weight_bytes) = self.replay(PlanKey::Loop { index, rows }).await?;
+            sent.push(Sent { runs, rows, dispatches, weight_bytes });
+        }
+        Ok(sent)
+    }
+
+    /// Asks for the marks of so many passes, for the tokens in flight and, where some leave, for what was predicted.
+    pub(super) fn look(&mut self, passes: usize, leaving: Option<&Leaving>) -> Result<Look> {
+        let work = &self.work;
+        let mut spans = vec![Span::words(self.backend.gate(), GATE_MARKS, passes), Span::rows(&work.act, 0, work.chunk)];
+        if let Some(Leaving { picks: picks @ 1.., all, .. }) = leaving {
+            spans.extend([Span::rows(&work.values, 0, *picks), Span::rows(&work.ids, 0, *picks)]);
+            if *all {
+                spans.push(Span::rows(&work.logits, 0, *picks));
+            }
+        }
+        self.backend.look(&spans)
+    }
+
+    /// Enters the passes that ran into the ledgers.
+    pub(super) fn commit(&mut self, passes: &[Sent], marks: &[f32]) -> Result<()> {
+        for (pass, mark) in passes.iter().zip(marks) {
+            let ran = mark.to_bits() != 0;
+            self.count(pass, ran);
+            for run in pass.runs.iter().filter(|_| ran) {
+                self.sequences.ledger_mut(run.slot).advance(run.at_loop, run.positions.clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn count(&mut self, pass: &Sent, ran: bool) {
+        let counters = self.backend.counters_mut();
+        if ran {
+            counters.passes += 1;
+            counters.rows += pass.rows as u64;
+            counters.rows_catching_up += pass.catching_up() as u64;
+            counters.weight_bytes += pass.weight_bytes;
+        } else {
+            counters.empty_dispatches += pass.dispatches as u64;
+        }
+    }
+
+    /// Waits for what an earlier driver left under way, so that the ledgers are true and nobody runs.
+    pub(super) async fn settle(&mut self) -> Result<()> {
+        while let Some(tick) = self.flight.ticks.pop_front() {
+            let data = self.backend.take(tick.look, Wait::Blocking).await?;
+            self.commit(&tick.passes, &data[0])?;
+        }
+        if self.flight.stale {
+            self.backend.write(&self.work.act, 0, &vec![0.0; self.work.chunk * ACT])?;
+            self.flight.stale = false;
+        }
+        Ok(())
+    }
+
+    /// Lets up to `rows` rows of a sequence that stand behind its deepest loop catch up, in passes of their own: for times when there
+    /// is nothing else to do. Returns how many did; 0 when there is no debt.
+    ///
+    /// Nothing that the model computes depends on it, only when.
+    pub async fn catch_up(&mut self, sequence: &Sequence, rows: usize) -> Result<usize> {
+        self.check_owner(sequence)?;
+        self.settle().await?;
+        let slot = sequence.slot;
+        self.sequences.ledger_mut(slot).truncate(sequence.len);
+        // A token that runs on keeps the gate open.
+        self.flight.stale = true;
+        self.backend.write(&self.work.act, 0, &start(1, 0, Mode::Full))?;
+        let mut done = 0;
+        while done < rows {
+            let ledger = self.sequences.ledger(slot).clone();
+            let mut lead = Lead { slot, first: sequence.len, end: sequence.len, cap: 0, ledger: ledger.clone() };
+            let runs = behind(&mut lead, &ledger, 1, (rows - done).min(self.work.chunk))?;
+            if runs.is_empty() {
+                break;
+            }
+            let sent = self.send(vec![runs], |_, _| None).await?;
+            done += sent.iter().map(|pass| pass.rows).sum::<usize>();
+            let look = self.look(sent.len(), None)?;
+            let wait = if self.backend.is_host() { Wait::Free } else { Wait::Blocking };
+            let data = self.backend.take(look, wait).await?;
+            self.commit(&sent, &data[0])?;
+        }
+        self.settle().await?;
+        Ok(done)
+    }
+}
+
+impl Sent {
+    /// Its rows: slot, position, loop.
+    pub fn rows(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+        self.runs.iter().flat_map(|run| run.positions.clone().map(|position| (run.slot, position, run.at_loop)))
+    }
+
+    fn catching_up(&self) -> usize {
+        self.runs.iter().map(|run| run.old).sum()
+    }
+
+    /// What a trace says of it.
+    pub fn trace(&self) -> PassTrace {
+        PassTrace {
+            rows: self.rows,
+            rows_catching_up: self.catching_up(),
+            loops: self.runs.iter().map(|run| (run.at_loop + 1, run.positions.len())).collect(),
+            dispatches: self.dispatches,
+            weight_bytes: self.weight_bytes,
+        }
+    }
+}
