@@ -20,7 +20,7 @@ use crate::backend::{GATE_LIVE, new_gate, wgsl};
 use crate::error::{Error, Result};
 use crate::kernel::{AnyKernel, Link, Tier};
 use crate::tensor::BufferId;
-use adapters::{check_size, facts, tier};
+use adapters::{check_size, tier};
 
 /// Dispatches per submit: long work is split, so that no submit runs into a driver's time limit.
 const DISPATCHES_PER_SUBMIT: usize = 64;
@@ -135,7 +135,7 @@ impl Gpu {
     /// Takes over a device that the program made.
     #[cfg(feature = "wgpu-interop")]
     pub fn adopt(own: OwnDevice, forced: Option<Tier>) -> Result<Self> {
-        let mut info = facts(&own.adapter);
+        let mut info = adapters::facts(&own.adapter);
         let limits = own.device.limits();
         info.max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         info.storage_buffers = limits.max_storage_buffers_per_shader_stage;
