@@ -10,6 +10,7 @@ mod files;
 mod goldens;
 mod kernels;
 mod layering;
+mod lazy;
 mod random;
 mod sampler;
 mod shipped;

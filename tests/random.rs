@@ -27,21 +27,25 @@ fn config(changes: &Value) -> Value {
 
 /// A model of that configuration with random weights of about `scale`, those of the embedding of about `embed`, from a fixed seed.
 fn model(changes: &Value, scale: f32, embed: f32) -> Source {
-    let config = config(changes).to_string().into_bytes();
+    in_memory(&config(changes), 1, |name, unit| match name {
+        "embed.weight" => embed * unit,
+        // Gains near 1, as norms have them; all else around 0.
+        name if name.contains("norm") => 1.0 + 0.1 * unit,
+        _ => scale * unit,
+    })
+}
+
+/// A model of that configuration. `value` makes a weight of the name of its tensor and a random number from -1 to 1.
+pub fn in_memory(config: &Value, seed: u64, value: impl Fn(&str, f32) -> f32) -> Source {
+    let config = config.to_string().into_bytes();
     let specs = Config::parse("config.json", &config).unwrap().tensors();
-    let (mut header, mut data, mut state) = (serde_json::Map::new(), Vec::<u8>::new(), 1u64);
+    let (mut header, mut data, mut state) = (serde_json::Map::new(), Vec::<u8>::new(), seed);
     for spec in specs.iter().filter(|spec| !spec.optional) {
         let start = data.len();
         for _ in 0..spec.shape.iter().product::<usize>() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let unit = (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0;
-            // Gains near 1, as norms have them; all else around 0.
-            let value = match spec.name.as_str() {
-                "embed.weight" => embed * unit,
-                name if name.contains("norm") => 1.0 + 0.1 * unit,
-                _ => scale * unit,
-            };
-            data.extend(value.to_le_bytes());
+            data.extend(value(&spec.name, unit).to_le_bytes());
         }
         header.insert(spec.name.clone(), json!({"dtype": "F32", "shape": spec.shape, "data_offsets": [start, data.len()]}));
     }
