@@ -108,7 +108,8 @@ pub(super) fn behind(lead: &mut Lead, before: &Ledger, first: usize, most: usize
     let (mut left, mut runs) = (most, Vec::new());
     for at_loop in first.max(1)..before.deepest() {
         let start = before.done(at_loop);
-        let count = left.min(before.done(at_loop - 1) - start);
+        // Tokens in flight run for themselves: they have a place, and a cap.
+        let count = left.min(before.done(at_loop - 1).min(lead.first).saturating_sub(start));
         if count > 0 {
             lead.ledger.advance(at_loop, start..start + count)?;
             runs.push(Run { slot: lead.slot, at_loop, positions: start..start + count, old: count });
