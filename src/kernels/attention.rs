@@ -11,7 +11,8 @@
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernel::{Kernel, Link, Tier, f32s, u32s};
-use crate::kernels::{CacheTensor, RowList, Slot, expect_room, row_info, slot_in_part};
+use crate::kernels::product::{Rows, mix, product};
+use crate::kernels::{CacheTensor, RowInfo, RowList, Slot, expect_room, row_info, slot_in_part};
 use crate::params;
 use crate::tensor::Tensor;
 
@@ -42,35 +43,54 @@ pub const ATTENTION: Kernel<Params, 3, 1> = Kernel {
     twin,
 };
 
+/// Rows whose queries meet the keys in one product, at most: their scores should stay in a cache.
+const TOGETHER: usize = 16;
+
+/// All heads of a group read the same keys and values, and so do rows of one sequence at one loop: a product of their queries with the
+/// keys, softmax over the positions up to each row's own, a product with the values.
 fn twin(p: &Params, [list, q, cache]: [&[f32]; 3], [y]: [&mut [f32]; 1]) {
-    let (key_dim, value_dim, stride) = (p.key_dim as usize, p.value_dim as usize, p.cache_stride as usize);
-    let mut weights = Vec::new();
-    for row in 0..p.rows as usize {
-        let info = row_info(list, p.list + row as u32);
-        let Some(slot) = slot_in_part(p.slot, p.per_loop, p.first_slot, p.slots, info.at_loop) else { continue };
-        let start = (slot * p.sequences as usize + info.sequence) * p.context as usize * stride;
-        let positions = (info.position + 1).min(p.context as usize);
-        for head in 0..p.heads as usize {
-            let shared = head / p.group as usize;
-            let key = start + shared * p.key_step as usize;
-            let value = start + p.value_start as usize + shared * p.value_step as usize;
-            let query = &q[row * p.q_stride as usize + head * key_dim..][..key_dim];
-            weights.clear();
-            for j in 0..positions {
-                let key = &cache[key + j * stride..][..key_dim];
-                weights.push(query.iter().zip(key).map(|(q, k)| q * k).sum::<f32>() * p.scale);
+    let (key_dim, value_dim, group) = (p.key_dim as usize, p.value_dim as usize, p.group as usize);
+    let rows: Vec<RowInfo> = (0..p.rows).map(|row| row_info(list, p.list + row)).collect();
+    let (mut first, mut queries, mut weights, mut means) = (0, Vec::new(), Vec::new(), Vec::new());
+    for rows in rows.chunk_by(|a, b| (a.sequence, a.at_loop) == (b.sequence, b.at_loop)).flat_map(|rows| rows.chunks(TOGETHER)) {
+        let of = first..first + rows.len();
+        first = of.end;
+        let Some(slot) = slot_in_part(p.slot, p.per_loop, p.first_slot, p.slots, rows[0].at_loop) else { continue };
+        let start = (slot * p.sequences as usize + rows[0].sequence) * p.context as usize * p.cache_stride as usize;
+        let positions = |row: &RowInfo| (row.position + 1).min(p.context as usize);
+        let longest = rows.iter().map(positions).max().unwrap_or(0);
+        let every = |start, stride| Rows { start, stride };
+        for shared in 0..p.heads as usize / group {
+            queries.clear();
+            for row in of.clone() {
+                queries.extend_from_slice(&q[row * p.q_stride as usize + shared * group * key_dim..][..group * key_dim]);
             }
-            let largest = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            weights.iter_mut().for_each(|w| *w = (*w - largest).exp());
-            let total: f32 = weights.iter().sum();
-            let y = &mut y[row * p.y_stride as usize + head * p.y_head as usize..][..value_dim];
-            y.fill(0.0);
-            for (j, weight) in weights.iter().enumerate() {
-                let value = &cache[value + j * stride..][..value_dim];
-                y.iter_mut().zip(value).for_each(|(y, v)| *y += weight / total * v);
+            let count = rows.len() * group;
+            let keys = every(start + shared * p.key_step as usize, p.cache_stride as usize);
+            let values = every(start + p.value_start as usize + shared * p.value_step as usize, p.cache_stride as usize);
+            weights.resize(count * longest, 0.0);
+            product((count, key_dim, longest), (&queries, every(0, key_dim)), (cache, keys), (&mut weights, every(0, longest)), false);
+            for (i, weights) in weights.chunks_exact_mut(longest).enumerate() {
+                let (seen, later) = weights.split_at_mut(positions(&rows[i / group]));
+                softmax(seen, p.scale);
+                later.fill(0.0);
+            }
+            means.resize(count * value_dim, 0.0);
+            mix((count, longest, value_dim), (&weights, every(0, longest)), (cache, values), (&mut means, every(0, value_dim)));
+            for (i, mean) in means.chunks_exact(value_dim).enumerate() {
+                let (row, head) = (of.start + i / group, shared * group + i % group);
+                y[row * p.y_stride as usize + head * p.y_head as usize..][..value_dim].copy_from_slice(mean);
             }
         }
     }
+}
+
+/// softmax(scale · x) in place.
+fn softmax(x: &mut [f32], scale: f32) {
+    let largest = x.iter().map(|x| x * scale).fold(f32::NEG_INFINITY, f32::max);
+    x.iter_mut().for_each(|x| *x = (*x * scale - largest).exp());
+    let total: f32 = x.iter().sum();
+    x.iter_mut().for_each(|x| *x /= total);
 }
 
 /// Rounds of the shader's loops over so many positions: what a driver that limits them must allow.

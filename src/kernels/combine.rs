@@ -27,9 +27,9 @@ fn twin(p: &Params, [y, gates]: [&[f32]; 2], [x]: [&mut [f32]; 1]) {
     let (dim, stride, k) = (p.dim as usize, p.stride as usize, p.k as usize);
     for row in 0..p.rows as usize {
         let gates = &gates[row * p.k_stride as usize..][..k];
-        for i in 0..dim {
-            let sum: f32 = gates.iter().enumerate().map(|(slot, gate)| gate * y[(row * k + slot) * stride + i]).sum();
-            x[row * stride + i] += sum;
+        let x = &mut x[row * stride..][..dim];
+        for (slot, gate) in gates.iter().enumerate() {
+            x.iter_mut().zip(&y[(row * k + slot) * stride..]).for_each(|(x, y)| *x += gate * y);
         }
     }
 }

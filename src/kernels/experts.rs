@@ -33,14 +33,41 @@ pub const EXPERTS: Kernel<Params, 3, 1> = Kernel {
 
 fn twin(p: &Params, [w, x, ids]: [&[f32]; 3], [y]: [&mut [f32]; 1]) {
     let (ins, outs, k) = (4 * p.ins as usize, p.outs as usize, p.k as usize);
-    for row in 0..p.rows as usize {
-        for slot in 0..k {
-            let expert = words(ids)[row * p.k_stride as usize + slot] as usize;
-            let Some(at) = expert.checked_sub(p.first as usize).filter(|at| *at < p.count as usize) else { continue };
-            let x_rows = Rows { start: 4 * (row * p.x_stride as usize + slot * p.x_step as usize), stride: 0 };
-            let w_rows = Rows { start: at * outs * ins, stride: ins };
-            let y_rows = Rows { start: (row * k + slot) * p.y_stride as usize, stride: 0 };
-            product((1, ins, outs), (x, x_rows), (w, w_rows), (y, y_rows), false);
+    let expert = |pair: u32| words(ids)[pair as usize / k * p.k_stride as usize + pair as usize % k];
+    let from = |pair: usize| 4 * (pair / k * p.x_stride as usize + pair % k * p.x_step as usize);
+    let mut pairs: Vec<u32> = (0..p.rows * p.k).filter(|pair| (p.first..p.first + p.count).contains(&expert(*pair))).collect();
+    pairs.sort_by_key(|pair| expert(*pair));
+    let mut work = Work::default();
+    for pairs in pairs.chunk_by(|a, b| expert(*a) == expert(*b)) {
+        let at = (expert(pairs[0]) - p.first) as usize * outs * ins;
+        work.run(pairs, (ins, outs), (x, from), &w[at..], (y, p.y_stride as usize));
+    }
+}
+
+/// Memory for the pairs of one expert, side by side.
+#[derive(Default)]
+pub(super) struct Work {
+    x: Vec<f32>,
+    y: Vec<f32>,
+}
+
+impl Work {
+    /// y\[pair\] = w · x\[pair\] for pairs of one expert, whose weights are so read once. `from` says where a pair's x starts.
+    pub fn run(
+        &mut self,
+        pairs: &[u32],
+        (ins, outs): (usize, usize),
+        (x, from): (&[f32], impl Fn(usize) -> usize),
+        w: &[f32],
+        (y, y_stride): (&mut [f32], usize),
+    ) {
+        self.x.clear();
+        pairs.iter().for_each(|pair| self.x.extend_from_slice(&x[from(*pair as usize)..][..ins]));
+        self.y.resize(pairs.len() * outs, 0.0);
+        let rows = |stride| Rows { start: 0, stride };
+        product((pairs.len(), ins, outs), (&self.x, rows(ins)), (w, rows(ins)), (&mut self.y, rows(outs)), false);
+        for (pair, result) in pairs.iter().zip(self.y.chunks_exact(outs)) {
+            y[*pair as usize * y_stride..][..outs].copy_from_slice(result);
         }
     }
 }

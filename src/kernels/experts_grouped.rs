@@ -6,9 +6,8 @@ use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernel::{Kernel, Link, f32s, u32s, words};
 use crate::kernels::expect_room;
-use crate::kernels::experts::shapes;
+use crate::kernels::experts::{Work, shapes};
 use crate::kernels::group::most_tiles;
-use crate::kernels::product::{Rows, product};
 use crate::params;
 use crate::tensor::{Segmented, Tensor};
 
@@ -34,21 +33,12 @@ pub const EXPERTS_GROUPED: Kernel<Params, 4, 1> = Kernel {
 
 fn twin(p: &Params, [w, x, tiles, order]: [&[f32]; 4], [y]: [&mut [f32]; 1]) {
     let (ins, outs, k) = (4 * p.ins as usize, p.outs as usize, p.k as usize);
-    let (mut gathered, mut results) = (Vec::new(), Vec::new());
-    for tile in words(tiles).chunks_exact(4).take(p.tiles as usize) {
+    let from = |pair: usize| 4 * (pair / k * p.x_stride as usize + pair % k * p.x_step as usize);
+    let mut work = Work::default();
+    for tile in words(tiles).chunks_exact(4).take(p.tiles as usize).filter(|tile| tile[2] > 0) {
         let pairs = &words(order)[tile[1] as usize..][..tile[2] as usize];
         let Some(expert) = (tile[0] as usize).checked_sub(p.first as usize).filter(|e| *e < p.count as usize) else { continue };
-        gathered.clear();
-        for pair in pairs.iter().map(|pair| *pair as usize) {
-            gathered.extend_from_slice(&x[4 * (pair / k * p.x_stride as usize + pair % k * p.x_step as usize)..][..ins]);
-        }
-        results.resize(pairs.len() * outs, 0.0);
-        let w_rows = Rows { start: expert * outs * ins, stride: ins };
-        let (from, to) = (Rows { start: 0, stride: ins }, Rows { start: 0, stride: outs });
-        product((pairs.len(), ins, outs), (&gathered, from), (w, w_rows), (&mut results, to), false);
-        for (pair, result) in pairs.iter().zip(results.chunks_exact(outs)) {
-            y[*pair as usize * p.y_stride as usize..][..outs].copy_from_slice(result);
-        }
+        work.run(pairs, (ins, outs), (x, from), &w[expert * outs * ins..], (y, p.y_stride as usize));
     }
 }
 

@@ -12,6 +12,7 @@
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernel::{Kernel, Link, f32s, u32s};
+use crate::kernels::product::dot;
 use crate::kernels::{NO_PLACE, RowList, States, expect, row_info};
 use crate::params;
 use crate::tensor::Tensor;
@@ -64,7 +65,7 @@ fn twin(p: &Params, [list, h, w]: [&[f32]; 3], [out, act]: [&mut [f32]; 2]) {
         let act = &mut act[ACT * info.source..][..ACT];
         let (cum, used, cap, min_loops, mode) = (act[0], act[1], act[4], act[5], act[6]);
         let loops = (info.at_loop + 1) as f32;
-        let logit = h.iter().zip(w).map(|(h, w)| h * w).sum::<f32>() + p.bias;
+        let logit = dot(h, w) + p.bias;
         let halting = if loops < min_loops { 0.0 } else { 1.0 / (1.0 + (-logit).exp()) };
         let weight = if mode == Mode::Fixed as u32 as f32 {
             let weight = if loops == cap { 1.0 } else { 0.0 };

@@ -9,6 +9,7 @@
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernel::{Kernel, Link, f32s, u32s};
+use crate::kernels::product::{Rows, mix, product};
 use crate::kernels::{RowList, States, expect, expect_room, row_info};
 use crate::params;
 use crate::tensor::Tensor;
@@ -33,20 +34,22 @@ pub const RECUR: Kernel<Params, 7, 1> = Kernel {
 };
 
 fn twin(p: &Params, [list, x, e, down, scale, lora_b, lti]: [&[f32]; 7], [h]: [&mut [f32]; 1]) {
-    let (dim, stride) = (p.dim as usize, p.stride as usize);
-    let mut lora = vec![0.0; dim];
-    for row in 0..p.rows as usize {
-        let info = row_info(list, p.list + row as u32);
-        let (t, state) = (info.at_loop.min(p.scales as usize - 1), info.state(p.context) * stride);
-        let x = &x[row * stride..][..dim];
-        lora.fill(0.0);
-        for k in 0..p.rank as usize {
-            let low: f32 = down[k * stride..].iter().zip(x).map(|(down, x)| down * x).sum();
-            let low = low * scale[t * p.rank_stride as usize + k];
-            lora.iter_mut().zip(&lora_b[k * stride..]).for_each(|(lora, b)| *lora += low * b);
-        }
-        let (a, b) = (&lti[..dim], &lti[stride..][..dim]);
-        let (h, e) = (&mut h[state..][..dim], &e[state..][..dim]);
+    let (rows, dim, stride, rank) = (p.rows as usize, p.dim as usize, p.stride as usize, p.rank as usize);
+    let info = |row: usize| row_info(list, p.list + row as u32);
+    let every = |stride| Rows { start: 0, stride };
+    // (x · downᵀ) ⊙ scale[t], then that · lora_b
+    let mut low = vec![0.0; rows * rank];
+    product((rows, dim, rank), (x, every(stride)), (down, every(stride)), (&mut low, every(rank)), false);
+    for (row, low) in low.chunks_exact_mut(rank).enumerate() {
+        let t = info(row).at_loop.min(p.scales as usize - 1);
+        low.iter_mut().zip(&scale[t * p.rank_stride as usize..]).for_each(|(low, scale)| *low *= scale);
+    }
+    let mut lora = vec![0.0; rows * dim];
+    mix((rows, rank, dim), (&low, every(rank)), (lora_b, every(stride)), (&mut lora, every(dim)));
+    let (a, b) = (&lti[..dim], &lti[stride..][..dim]);
+    for (row, lora) in lora.chunks_exact(dim).enumerate() {
+        let state = info(row).state(p.context) * stride;
+        let (h, e, x) = (&mut h[state..][..dim], &e[state..][..dim], &x[row * stride..][..dim]);
         for i in 0..dim {
             h[i] = a[i] * h[i] + b[i] * e[i] + (x[i] + lora[i]);
         }

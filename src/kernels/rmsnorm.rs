@@ -3,6 +3,7 @@
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernel::{Kernel, Link, f32s};
+use crate::kernels::product::dot;
 use crate::kernels::{EPS, expect_room};
 use crate::params;
 use crate::tensor::Tensor;
@@ -34,7 +35,7 @@ fn twin(p: &Params, [x, gain]: [&[f32]; 2], [y]: [&mut [f32]; 1]) {
 /// y = gain · x / sqrt(mean(x²) + ε) of one row. Squares that overflow must not pass as a row of zeros: the row comes out
 /// infinite, and the logits show it.
 pub(super) fn normalise(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32]) {
-    let mean = x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32;
+    let mean = dot(x, x) / x.len() as f32;
     let (scale, overflow) = (1.0 / (mean + eps).sqrt(), (mean - 3.0e38).max(0.0));
     for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
         *y = x * scale * gain + overflow;

@@ -7,6 +7,7 @@
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernel::{Kernel, Link, f32s, u32s, words_mut};
+use crate::kernels::product::{Rows, product};
 use crate::kernels::{MAX_EXPERTS, expect, expect_room};
 use crate::params;
 use crate::tensor::Tensor;
@@ -30,13 +31,11 @@ pub const ROUTER: Kernel<Params, 3, 2> = Kernel {
 fn twin(p: &Params, [x, w, bias]: [&[f32]; 3], [ids, gates]: [&mut [f32]; 2]) {
     let (ins, experts, k) = (4 * p.ins as usize, p.experts as usize, p.k as usize);
     let ids = words_mut(ids);
-    let mut logits = vec![0.0; experts];
+    let mut all = vec![0.0; p.rows as usize * experts];
+    let rows = |stride| Rows { start: 0, stride };
+    product((p.rows as usize, ins, experts), (x, rows(4 * p.x_stride as usize)), (w, rows(ins)), (&mut all, rows(experts)), false);
     let mut order: Vec<usize> = Vec::with_capacity(experts);
-    for row in 0..p.rows as usize {
-        let x = &x[row * 4 * p.x_stride as usize..][..ins];
-        for (logit, w) in logits.iter_mut().zip(w.chunks_exact(ins)) {
-            *logit = x.iter().zip(w).map(|(x, w)| x * w).sum();
-        }
+    for (row, logits) in all.chunks_exact(experts).enumerate() {
         order.clear();
         order.extend(0..experts);
         let biased = |expert: usize| logits[expert] + bias[expert] + 0.0; // + 0 makes −0 a tie with 0, as it is for the shader
