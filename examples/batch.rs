@@ -119,8 +119,9 @@ impl Side {
             }
             for finished in finished {
                 let text = &mut self.texts[finished.key];
-                let next = best(&finished.output);
-                self.loops += finished.output.rows[0].loops;
+                let output = finished.output?;
+                let next = best(&output);
+                self.loops += output.rows[0].loops;
                 text.push(next);
                 if text.len() <= tokens {
                     batch.feed(finished.key, &[next.0], depth, BEST_TWO)?;

@@ -1,5 +1,5 @@
-//! What happens in every loop of a token: halting, change of the state, experts, and what the model would have said if it had
-//! stopped there. `cargo run --release --example trace_loops`
+//! What happens in every loop of a token: halting, change of the state, experts, and what the state says after it.
+//! `cargo run --release --example trace_loops`
 
 #![allow(clippy::print_stdout, clippy::expect_used)] // an example prints, and knows the shipped models
 

@@ -16,7 +16,7 @@ fn number(value: &Value) -> f64 {
 fn the_lens_follows_the_arrows() {
     let text = said(&["run", "-p", PROMPT, "--show", "lens"], "");
     let query: Vec<&str> = text.lines().rev().take(4).collect();
-    assert_eq!(query[3], "?a·5  settled at loop 4");
+    assert_eq!(query[3], "?a·5  predicts e since loop 4");
     assert_eq!(query[2].split_whitespace().collect::<Vec<_>>(), ["1", "2", "3", "4", "5"]);
     assert_eq!(query[1].split_whitespace().collect::<Vec<_>>(), ["b", "c", "d", "e", "e"], "an arrow a loop");
     assert!(query[0].split_whitespace().all(|p| (0.0..=1.0).contains(&p.parse::<f32>().unwrap())), "{text}");
@@ -99,6 +99,31 @@ fn traces_that_cannot_be_written_are_refused_before_any_work() {
         assert!(!output.status.success() && stderr(&output).contains(&format!("error[{code}]: ")), "{args:?}: {}", stderr(&output));
         assert!(output.stdout.is_empty() && !path.exists(), "{args:?}");
     }
+    // The same file by another name, before it is there and through links; a shard of the model.
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink("out", &link).unwrap();
+    let other = format!("{}/./out", folder.path().display());
+    for second in [other.as_str(), link.to_str().unwrap()] {
+        let output = fed(&["run", "-p", PROMPT, "--device", "cpu", "-o", out, "--trace", second], "");
+        assert!(stderr(&output).contains("error[argument]: ") && !path.exists(), "{second}: {}", stderr(&output));
+    }
+    let case = crate::goldens::Case::open("gqa_tiny").folder;
+    std::fs::copy(case.join("config.json"), folder.path().join("config.json")).unwrap();
+    let shard = folder.path().join("model-00001-of-00001.safetensors");
+    std::fs::copy(case.join("model.safetensors"), &shard).unwrap();
+    let before = std::fs::read(&shard).unwrap();
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&before).unwrap();
+    let tensors = metadata.tensors();
+    let map: serde_json::Map<String, Value> =
+        tensors.keys().map(|name| (name.clone(), "model-00001-of-00001.safetensors".into())).collect();
+    let index = serde_json::json!({"weight_map": map}).to_string();
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+    let model = folder.path().to_str().unwrap();
+    let args = ["run", "-m", model, "--prompt-ids", "1,2", "-n", "2", "--device", "cpu"];
+    assert!(fed(&args, "").status.success());
+    let output = fed(&[&args[..], &["--trace", shard.to_str().unwrap()]].concat(), "");
+    assert!(stderr(&output).contains("error[argument]: "), "{}", stderr(&output));
+    assert!(std::fs::read(&shard).unwrap() == before, "the weights are as they were");
     for args in [&["--schedule", "soon"][..], &["--show", "all"], &["--eager", "-1"]] {
         assert_eq!(fed(&[&["run", "-p", PROMPT], args].concat(), "").status.code(), Some(2), "{args:?}");
     }

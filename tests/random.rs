@@ -4,9 +4,10 @@
 use pollster::block_on;
 use refrain::backend::DeviceOptions;
 use refrain::generate::{Model, Params, Prompt};
-use refrain::model::Options;
 use refrain::model::config::Config;
+use refrain::model::defaults::Exit;
 use refrain::model::files::Source;
+use refrain::model::{Depth, Engine, Logits, Options};
 use refrain::sampler::Sampling;
 use serde_json::{Value, json};
 
@@ -109,6 +110,48 @@ fn numbers_that_overflow_are_an_error_and_no_text() {
         for _ in 0..3 {
             assert!(block_on(generation.next()).is_none(), "{device}: the stream ends after an error, and stays so");
         }
+    }
+}
+
+#[test]
+fn a_sequence_that_overflows_leaves_the_others_of_a_batch_alone() {
+    // Token 7 overflows: an embedding of its own, as large as can be.
+    let source = model(&json!({"vocab_size": 40}), 0.1, 0.3);
+    let Source::Memory { name, mut files } = source else { panic!("in memory") };
+    let weights = &mut files.iter_mut().find(|(file, _)| file.ends_with("safetensors")).unwrap().1;
+    let mut bytes = weights.to_vec();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let at = 8 + header + tensors["embed.weight"]["data_offsets"][0].as_u64().unwrap() as usize + 7 * 16 * 4;
+    (0..16).for_each(|i| bytes[at + 4 * i..][..4].copy_from_slice(&1e30f32.to_le_bytes()));
+    *weights = bytes.into();
+    let source = Source::Memory { name, files };
+    let depth = Depth { loops: 3, min_loops: 0, exit: Exit::Model };
+    for (device, options) in devices::all() {
+        let options = Options { device: options, sequences: Some(2), chunk: Some(4), ..Options::default() };
+        let mut engine = block_on(Engine::load(&source, &options, &mut |_| {})).unwrap();
+        let mut batch = block_on(engine.batch()).unwrap();
+        let [good, bad] = [0, 1].map(|_| {
+            let sequence = batch.engine().sequence().unwrap();
+            batch.insert(sequence).unwrap()
+        });
+        batch.feed(good, &[1, 2, 3, 4, 5, 6], depth, Logits::GREEDY).unwrap();
+        batch.feed(bad, &[1, 7], depth, Logits::GREEDY).unwrap();
+        let mut outputs = Vec::new();
+        while let Some(finished) = Some(block_on(batch.next()).unwrap()).filter(|finished| !finished.is_empty()) {
+            outputs.extend(finished.into_iter().map(|finished| (finished.key, finished.output)));
+        }
+        outputs.sort_by_key(|(key, _)| *key);
+        let [(_, good_output), (_, bad_output)] = &outputs[..] else { panic!("{device}: {outputs:?}") };
+        assert_eq!(bad_output.as_ref().unwrap_err().code(), "non_finite", "{device}");
+        // What failed was never fed; what did not is as it is alone.
+        batch.feed(bad, &[1, 2, 3, 4, 5, 6], depth, Logits::GREEDY).unwrap();
+        let again = block_on(batch.next()).unwrap().swap_remove(0).output.unwrap();
+        let same = good_output.as_ref().unwrap();
+        assert_eq!(again.rows, same.rows, "{device}");
+        let [a, b] = [&again, same].map(|output| output.predictions[0].best[0]);
+        assert!(a.0 == b.0 && (a.1 - b.1).abs() < 1e-4, "{device}: {a:?} and {b:?}");
+        assert!([good, bad].map(|key| block_on(batch.remove(key)).unwrap().len()) == [6, 6], "{device}");
     }
 }
 

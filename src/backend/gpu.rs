@@ -366,6 +366,7 @@ impl Gpu {
         if let Some(open) = self.open.take() {
             self.queue.submit([open.encoder.finish()]);
             self.submits += 1;
+            self.unsubmitted = 0;
         }
     }
 

@@ -41,7 +41,8 @@ pub struct Counters {
     pub read_backs: u64,
     /// Times the host looked whether tokens had halted while later passes were under way on the device.
     pub polls: u64,
-    /// Bytes of weight matrices read, at most: of the experts, those of as many as the rows could choose.
+    /// Bytes of weight matrices that the passes of the loop read, at most: of the experts, those of as many as the rows could choose.
+    /// Prelude, coda and head are not in it.
     pub weight_bytes: u64,
 }
 
@@ -366,8 +367,8 @@ impl Backend {
 
     /// Waits for the device and reads several spans in one go.
     pub async fn read(&mut self, spans: &[Span]) -> Result<Vec<Vec<f32>>> {
-        let look = self.look(spans)?;
-        self.take(look, Wait::Blocking).await
+        let mut look = self.look(spans)?;
+        self.take(&mut look, Wait::Blocking).await
     }
 
     /// Asks for spans as they are after all that was handed over so far, without waiting for them.
@@ -378,15 +379,15 @@ impl Backend {
         })
     }
 
-    /// The data of a look.
-    pub(crate) async fn take(&mut self, look: Look, wait: Wait) -> Result<Vec<Vec<f32>>> {
+    /// The data of a look, which can be had once. A caller may give up waiting, and ask again.
+    pub(crate) async fn take(&mut self, look: &mut Look, wait: Wait) -> Result<Vec<Vec<f32>>> {
         match wait {
             Wait::Blocking => self.counters.read_backs += 1,
             Wait::Poll => self.counters.polls += 1,
             Wait::Free => {}
         }
         match (look, &mut self.engine) {
-            (Look::Here(data), _) => Ok(data),
+            (Look::Here(data), _) => Ok(std::mem::take(data)),
             (Look::Pending(look), Engine::Gpu(gpu) | Engine::Shadow(_, gpu)) => gpu.take(look).await,
             _ => Err(Error::Usage { reason: "this look was made on another device".into() }),
         }
@@ -419,8 +420,8 @@ async fn shadow(cpu: &mut Cpu, gpu: &mut Gpu, pass: &Pass, ready: &gpu::Plan) ->
         for (arg, buffer) in writes.iter().zip(&dispatch.buffers[dispatch.reads..]) {
             let len = cpu.len(*buffer);
             let span = Span { buffer: *buffer, offset: 0, len };
-            let look = gpu.look(&[span])?;
-            let found = gpu.take(look).await?.swap_remove(0);
+            let mut look = gpu.look(&[span])?;
+            let found = gpu.take(&mut look).await?.swap_remove(0);
             if let Some(detail) = difference(arg.dtype, cpu.read(*buffer, 0, len), &found) {
                 let detail = format!("dispatch {i}, argument {}, {detail}", arg.name);
                 return Err(Error::Mismatch { kernel: dispatch.kernel.name().to_string(), detail });

@@ -1,7 +1,7 @@
 //! What several commands share: where the model and the device come from, how to print.
 
 use std::io::{BufRead, IsTerminal, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
@@ -193,23 +193,53 @@ fn check_length(name: &str, bytes: usize) -> Result<()> {
 
 /// Refuses to write over what the same run reads: the model's files, or one of `inputs`.
 pub(super) fn check_output(option: &str, output: &Path, model: &Source, inputs: &[&Path]) -> Result<()> {
-    let Ok(target) = output.canonicalize() else { return Ok(()) }; // nothing there yet
-    let same = |path: &Path| path.canonicalize().is_ok_and(|path| path == target);
-    let of_model = matches!(model, Source::Folder(folder) if MODEL_FILES.iter().any(|file| same(&folder.join(file))));
-    if !of_model && !inputs.iter().any(|input| same(input)) {
+    if !output.exists() {
+        return Ok(());
+    }
+    // Whatever a model may be made of: config, tokenizer, index, weights in any number of files.
+    let is_data = |path: &Path| path.extension().is_some_and(|extension| extension == "json" || extension == "safetensors");
+    let files = match model {
+        Source::Folder(folder) => std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect(),
+        _ => Vec::new(),
+    };
+    let of_model = files.iter().any(|file| is_data(file) && is_same(file, output));
+    if !of_model && !inputs.iter().any(|input| is_same(input, output)) {
         return Ok(());
     }
     let found = format!("{}, which this run reads", output.display());
     Err(Error::Argument { name: option.into(), expected: "a file of its own".into(), found })
 }
 
-/// Whether two paths name one file, which need not be there yet.
+/// Whether two paths lead to one file, which need not be there yet: through links, hard ones too where the system tells.
 pub(super) fn is_same(a: &Path, b: &Path) -> bool {
-    a == b || a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
+    a == b || end_of(a, 8).is_some_and(|end| end_of(b, 8) == Some(end)) || is_one_file(a, b)
 }
 
-const MODEL_FILES: [&str; 5] =
-    ["config.json", "generation_config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"];
+/// Where a path leads in the end, through at most so many links; its last part need not be there.
+fn end_of(path: &Path, links: usize) -> Option<PathBuf> {
+    if let Ok(end) = path.canonicalize() {
+        return Some(end);
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match path.read_link() {
+        // A link to what is not there.
+        Ok(target) if links > 0 => end_of(&folder.join(target), links - 1),
+        Ok(_) => None,
+        Err(_) => Some(folder.canonicalize().ok()?.join(path.file_name()?)),
+    }
+}
+
+#[cfg(unix)]
+fn is_one_file(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: &Path| std::fs::metadata(path).ok().filter(|data| data.is_file()).map(|data| (data.dev(), data.ino()));
+    identity(a).is_some_and(|a| identity(b) == Some(a))
+}
+
+#[cfg(not(unix))]
+fn is_one_file(_: &Path, _: &Path) -> bool {
+    false
+}
 
 /// How a report is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -91,7 +91,7 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     }
     let out = Target::new(&args.out)?;
     let counters = args.counters.as_deref().map(Target::new).transpose()?;
-    if counters.as_ref().is_some_and(|counters| counters.is_same(&out)) {
+    if !out.is_special() && args.counters.as_ref().is_some_and(|counters| common::is_same(counters, &args.out)) {
         let expected = "another file than --out".into();
         return Err(Error::Argument { name: "--counters".into(), expected, found: args.out.display().to_string() });
     }

@@ -28,12 +28,13 @@ const HELP: &str = r#"The answer as text:
                 space between; the last is the one at the last token
   --show loops  each token with the times it looped, `word·7`, and a + where the
                 cap ended it, `word·8+`; in place with its prediction below it
-  --show lens   below each token, loop by loop, what the model would predict if
-                it stopped there, with the probability
+  --show lens   each token's prediction, and below it, loop by loop, what the
+                state after that loop alone would predict, with its probability
   --show experts  the experts that each loop chose, with their gates
-  --show debt   a line a token: its loops, the rows that were computed for it (a
-                row is one token at one loop), those of older tokens that caught
-                up, and how many a token that goes to the cap would find to do
+  --show debt   a line a token: its loops, the rows computed since the line before
+                (a row is one token at one loop; a prompt is computed at once),
+                those of older tokens that caught up, and how many a token that
+                goes to the cap would have to take along
 
 Examples:
   refrain run -p "a >b b >c c >c ?a"                  where does a end?
@@ -274,6 +275,7 @@ fn params(args: &Args, defaults: &Defaults, common: &Common) -> Result<Params> {
         () if in_place && (args.max_tokens.is_some() || !args.stop.is_empty() || drawn || asked.temp.is_some()) => {
             Some("the model answers in place, so nothing is generated: -n, --stop and sampling have no effect (see --no-in-place)")
         }
+        () if args.format != Format::Text && args.show.is_some() => Some("--show is for text; --trace FILE writes all of it as JSON lines"),
         () if drawn && sampling.temperature == 0.0 => Some("the temperature is 0, so nothing is drawn: give --temp"),
         () => None,
     };
@@ -294,7 +296,7 @@ fn params(args: &Args, defaults: &Defaults, common: &Common) -> Result<Params> {
         in_place,
         trace: match (&args.trace, args.show) {
             (Some(_), _) => Some(Detail { experts: true, lens: 5, ..Detail::default() }),
-            (None, show) => show.and_then(Show::detail),
+            (None, show) => show.filter(|_| args.format == Format::Text).and_then(Show::detail),
         },
     })
 }

@@ -15,11 +15,11 @@ use crate::tokenizer::Tokenizer;
 pub(super) enum Show {
     /// How often each token looped
     Loops,
-    /// Which experts each loop chose, best first
+    /// Which experts each loop chose, in the order of the router's choice
     Experts,
-    /// What the model would predict if it stopped after each loop
+    /// What the state after each loop says, and what the token predicts in the end
     Lens,
-    /// What lazy scheduling put off: rows computed, rows that caught up, rows that a deep token would have to take along
+    /// Rows computed since the line before, rows that caught up, rows that a token as deep as the cap would have to take along
     Debt,
 }
 
@@ -58,7 +58,10 @@ pub(super) fn lines(show: Show, step: &Step, first: bool, tokenizer: Option<&Tok
     let loops = step.trace.iter().flat_map(|trace| trace.loops.iter().take(step.loops));
     let columns: Vec<Vec<Cell>> = loops.enumerate().map(|(t, at)| column(show, t, at, tokenizer)).collect();
     let settled = match (show, settled(step)) {
-        (Show::Lens, Some(at)) => format!("  settled at loop {at}"),
+        (Show::Lens, at) => {
+            let since = at.map_or_else(|| ", which no last loop alone says".to_string(), |at| format!(" since loop {at}"));
+            format!("  predicts {}{since}", name(tokenizer, step.next.token))
+        }
         _ => String::new(),
     };
     format!("{text}{}{settled}\n{}", paint::count(step.loops, step.exit), paint::rows(&columns, 2))
@@ -74,13 +77,13 @@ fn column(show: Show, t: usize, at: &LoopTrace, tokenizer: Option<&Tokenizer>) -
     cells.into_iter().map(Cell::from).collect()
 }
 
-/// The loop from which on the lens shows what the token predicts in the end.
+/// The loop from which on the lens shows what the token predicts in the end: the weighted sum of its states need not say what the last
+/// of them says.
 fn settled(step: &Step) -> Option<usize> {
-    let loops = &step.trace.as_ref()?.loops;
-    let best = |at: &LoopTrace| at.lens.first().map(|(token, _)| *token);
-    let last = best(loops.get(step.loops.checked_sub(1)?)?)?;
-    let after = loops[..step.loops].iter().rposition(|at| best(at) != Some(last));
-    Some(after.map_or(1, |before| before + 2))
+    let loops = step.trace.as_ref()?.loops.get(..step.loops)?;
+    let says_it = |at: &LoopTrace| at.lens.first().is_some_and(|(token, _)| *token == step.next.token);
+    let before = loops.iter().rposition(|at| !says_it(at)).map_or(0, |before| before + 1);
+    (before < loops.len()).then_some(before + 1)
 }
 
 /// The JSON lines of a step: its passes, then itself.

@@ -5,7 +5,7 @@
 //! device may be ahead of what the host has seen. A pass that turns out to be needed by nobody runs empty (see the kernel `inject`), and
 //! the ledgers of the sequences count only passes that ran.
 
-use crate::backend::{AdapterKind, Backend, MOST_MARKS, Wait};
+use crate::backend::{Backend, MOST_MARKS, Wait};
 use crate::error::{Error, Result};
 use crate::kernels::halt::{ACT, Mode, RUNNING, start};
 use crate::model::defaults::Exit;
@@ -30,14 +30,11 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// What was found to be best on devices of this kind; docs/depth.md has the figures.
+    /// What is best where the host is to wait only once a token; docs/depth.md has the figures.
     pub fn of(backend: &Backend) -> Self {
-        match backend.info().adapter.as_ref().map(|adapter| adapter.kind) {
-            // The host's own memory: looking costs nothing.
-            None => Self { group: 1, ahead: 0 },
-            Some(AdapterKind::Software) => Self { group: 2, ahead: 1 },
-            Some(_) => Self { group: 4, ahead: 1 },
-        }
+        // The host's own memory can be looked at for nothing. A GPU always has a pass to do while the host looks at the one before:
+        // with two dozen dispatches it takes longer than the look, and larger groups only run more of them empty.
+        Self { group: 1, ahead: usize::from(!backend.is_host()) }
     }
 }
 
@@ -56,6 +53,8 @@ pub(super) struct Job {
     places: Vec<usize>,
     lead: Option<Lead>,
     pub output: Output,
+    /// What ended it early.
+    pub failed: Option<Error>,
 }
 
 /// Drives jobs on an engine.
@@ -71,12 +70,24 @@ impl Job {
     /// Tokens of the sequence at `slot` from position `first` on.
     pub fn new(slot: usize, first: usize, tokens: &[u32], depth: Depth, logits: Logits) -> Self {
         let tokens = tokens.to_vec();
-        Self { key: 0, slot, tokens, first, depth, logits, left: 0, places: Vec::new(), lead: None, output: Output::default() }
+        Self {
+            key: 0,
+            slot,
+            tokens,
+            first,
+            depth,
+            logits,
+            left: 0,
+            places: Vec::new(),
+            lead: None,
+            output: Output::default(),
+            failed: None,
+        }
     }
 
-    /// Whether all predictions are there.
+    /// Whether all predictions are there, or none will come.
     pub fn is_done(&self) -> bool {
-        self.left == self.tokens.len()
+        self.left == self.tokens.len() || self.failed.is_some()
     }
 
     fn mode(&self, schedule: Schedule) -> Mode {
@@ -135,10 +146,11 @@ impl Driver {
         if engine.flight.ticks.is_empty() {
             self.enter(engine).await?;
         }
+        engine.flight.unsure = true;
         let mut passes = self.send(engine).await?;
         if engine.backend.is_host() && !passes.is_empty() {
-            let look = engine.look(passes.len(), None)?;
-            let data = engine.backend.take(look, Wait::Free).await?;
+            let mut look = engine.look(passes.len(), None)?;
+            let data = engine.backend.take(&mut look, Wait::Free).await?;
             self.observe(engine, std::mem::take(&mut passes), &data)?;
         }
         let leaving = self.leave(engine).await?;
@@ -146,6 +158,7 @@ impl Driver {
             let look = engine.look(passes.len(), leaving.as_ref())?;
             engine.flight.ticks.push_back(Tick { passes, leaving, look });
         }
+        engine.flight.unsure = false;
         self.wait(engine).await?;
         engine.flight.stale = self.jobs.iter().any(|job| !job.places.is_empty());
         Ok(())
@@ -156,12 +169,8 @@ impl Driver {
         // With several sequences each look may end the way of one, and let another in.
         let ahead = if self.jobs.len() == 1 && self.watch.is_none() { engine.pace.ahead } else { 0 };
         while engine.flight.ticks.len() > ahead || engine.flight.ticks.iter().any(|tick| tick.leaving.is_some()) {
-            let Some(tick) = engine.flight.ticks.pop_front() else { return Ok(()) };
-            let wait = if engine.flight.ticks.is_empty() { Wait::Blocking } else { Wait::Poll };
-            let data = engine.backend.take(tick.look, wait).await?;
-            self.observe(engine, tick.passes, &data)?;
-            if let Some(leaving) = tick.leaving {
-                self.collect(engine, leaving, &data)?;
+            if !self.take(engine).await? {
+                break;
             }
             // Where nobody runs on, the passes that were handed over on the chance of it are known to run empty.
             let idle = self.jobs.iter().all(|job| job.lead.as_ref().is_none_or(|lead| lead.end <= lead.first));
@@ -174,20 +183,30 @@ impl Driver {
         Ok(())
     }
 
+    /// Takes the look at the oldest tick, if there is one.
+    async fn take(&mut self, engine: &mut Engine) -> Result<bool> {
+        let wait = if engine.flight.ticks.len() == 1 { Wait::Blocking } else { Wait::Poll };
+        let Some((tick, data)) = engine.arrived(wait).await? else { return Ok(false) };
+        self.observe(engine, tick.passes, &data)?;
+        if let Some(leaving) = &tick.leaving {
+            self.collect(engine, leaving, &data);
+        }
+        Ok(true)
+    }
+
     /// Lets tokens in, as many as there are places.
     async fn enter(&mut self, engine: &mut Engine) -> Result<()> {
-        let (mut tokens, mut rows, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, job) in self.jobs.iter_mut().enumerate() {
-            if job.lead.is_some() || job.is_done() {
-                continue;
-            }
+        let (mut tokens, mut rows) = (Vec::new(), Vec::new());
+        let mut waiting: Vec<&mut Job> = self.jobs.iter_mut().filter(|job| job.lead.is_none() && !job.is_done()).collect();
+        // A long prompt takes what the others leave.
+        waiting.sort_by_key(|job| job.tokens.len() - job.left);
+        for job in waiting {
             let count = self.free.len().min(job.tokens.len() - job.left);
             job.places = self.free.split_off(self.free.len() - count);
             job.places.reverse();
             if count == 0 {
-                continue;
+                break;
             }
-            jobs.push(at);
             let act = start(job.depth.loops, job.depth.min_loops, job.mode(engine.schedule));
             for (i, position) in job.in_flight().enumerate() {
                 let (slot, position) = (job.slot as u32, position as u32);
@@ -197,7 +216,8 @@ impl Driver {
             }
             let in_flight = job.in_flight();
             let ledger = engine.sequences.ledger(job.slot).clone();
-            job.lead = Some(Lead { slot: job.slot, first: in_flight.start, end: in_flight.end, cap: job.depth.loops, ledger });
+            job.lead =
+                Some(Lead { slot: job.slot, first: in_flight.start, end: in_flight.end, cap: job.depth.loops, ledger, waited: false });
         }
         if rows.is_empty() {
             return Ok(());
@@ -282,7 +302,7 @@ impl Driver {
     }
 
     /// Gives the jobs that leave what was read of them, and their places to others.
-    fn collect(&mut self, engine: &Engine, leaving: Leaving, data: &[Vec<f32>]) -> Result<()> {
+    fn collect(&mut self, engine: &Engine, leaving: &Leaving, data: &[Vec<f32>]) {
         let (work, vocab_size) = (&engine.work, engine.config.vocab_size);
         let mut pick = 0;
         for job in self.jobs.iter_mut().filter(|job| leaving.jobs.contains(&job.key)) {
@@ -296,7 +316,7 @@ impl Driver {
                 let values = &data[2][pick * work.values.stride..][..2 + leaving.best];
                 let ids: &[u32] = bytemuck::cast_slice(&data[3][pick * work.ids.stride..][..leaving.best]);
                 if values[1] != 0.0 || !values[0].is_finite() {
-                    return Err(Error::NonFinite { place: format!("the logits at position {position}") });
+                    job.failed.get_or_insert(Error::NonFinite { place: format!("the logits at position {position}") });
                 }
                 let best = ids.iter().copied().zip(values[2..].iter().copied()).take(job.logits.best.max(1));
                 job.output.predictions.push(Prediction {
@@ -315,19 +335,12 @@ impl Driver {
             self.free.append(&mut job.places);
         }
         self.free.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(())
     }
 
     /// Gives up a job, whatever it has come to. Its sequence can be used for other things at once.
     pub async fn remove(&mut self, engine: &mut Engine, key: usize) -> Result<()> {
         // Passes that are under way were composed with it.
-        while let Some(tick) = engine.flight.ticks.pop_front() {
-            let data = engine.backend.take(tick.look, Wait::Blocking).await?;
-            self.observe(engine, tick.passes, &data)?;
-            if let Some(leaving) = tick.leaving {
-                self.collect(engine, leaving, &data)?;
-            }
-        }
+        while self.take(engine).await? {}
         let Some(at) = self.jobs.iter().position(|job| job.key == key) else { return Ok(()) };
         for place in self.jobs.remove(at).places {
             engine.backend.write(&engine.work.act, place * ACT + RUNNING, &[0.0])?;

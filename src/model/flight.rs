@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::backend::{GATE_MARKS, Look, Span, Wait};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::NO_PLACE;
 use crate::kernels::halt::{ACT, Mode, start};
 use crate::model::schedule::{Lead, Limits, Run, behind};
@@ -38,12 +38,15 @@ pub(super) struct Tick {
     pub look: Look,
 }
 
-/// What a device is doing. It stays with the engine, so that a caller who drops a future in the middle loses nothing.
+/// What a device is doing. It stays with the engine: a caller may drop a future while it waits, and nothing is lost.
 #[derive(Default)]
 pub(super) struct Flight {
     pub ticks: VecDeque<Tick>,
     /// Tokens may be marked as running though nobody drives them.
     pub stale: bool,
+    /// Passes may have been handed over that no tick tells of: a traced or a shadowed pass ended in the middle. What the cache holds is
+    /// then not known.
+    pub unsure: bool,
 }
 
 impl Engine {
@@ -118,10 +121,22 @@ impl Engine {
         }
     }
 
+    /// The oldest tick with what its look shows, once that has arrived.
+    pub(super) async fn arrived(&mut self, wait: Wait) -> Result<Option<(Tick, Vec<Vec<f32>>)>> {
+        let Some(tick) = self.flight.ticks.front_mut() else { return Ok(None) };
+        // It stays in its place while it is waited for.
+        let data = self.backend.take(&mut tick.look, wait).await;
+        let tick = self.flight.ticks.pop_front();
+        Ok(tick.zip(Some(data?)))
+    }
+
     /// Waits for what an earlier driver left under way, so that the ledgers are true and nobody runs.
     pub(super) async fn settle(&mut self) -> Result<()> {
-        while let Some(tick) = self.flight.ticks.pop_front() {
-            let data = self.backend.take(tick.look, Wait::Blocking).await?;
+        if self.flight.unsure {
+            let reason = "a traced or checked pass was ended in the middle, and what the cache holds is not known: load the model again";
+            return Err(Error::Usage { reason: reason.into() });
+        }
+        while let Some((tick, data)) = self.arrived(Wait::Blocking).await? {
             self.commit(&tick.passes, &data[0])?;
         }
         if self.flight.stale {
@@ -131,8 +146,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Lets up to `rows` rows of a sequence that stand behind its deepest loop catch up, in passes of their own: for times when there
-    /// is nothing else to do. Returns how many did; 0 when there is no debt.
+    /// Lets up to `rows` rows of a sequence catch up, in passes of their own: for times when there is nothing else to do. Returns how
+    /// many did; 0 once every position stands at the deepest loop that any of them has run. Loops that nobody has come to yet are
+    /// left to whoever does.
     ///
     /// Nothing that the model computes depends on it, only when.
     pub async fn catch_up(&mut self, sequence: &Sequence, rows: usize) -> Result<usize> {
@@ -146,17 +162,21 @@ impl Engine {
         let mut done = 0;
         while done < rows {
             let ledger = self.sequences.ledger(slot).clone();
-            let mut lead = Lead { slot, first: sequence.len, end: sequence.len, cap: 0, ledger: ledger.clone() };
+            let mut lead = Lead { slot, first: sequence.len, end: sequence.len, cap: 0, ledger: ledger.clone(), waited: false };
             let runs = behind(&mut lead, &ledger, 1, (rows - done).min(self.work.chunk))?;
             if runs.is_empty() {
                 break;
             }
-            let sent = self.send(vec![runs], |_, _| None).await?;
-            done += sent.iter().map(|pass| pass.rows).sum::<usize>();
-            let look = self.look(sent.len(), None)?;
+            self.flight.unsure = true;
+            let passes = self.send(vec![runs], |_, _| None).await?;
+            done += passes.iter().map(|pass| pass.rows).sum::<usize>();
+            let look = self.look(passes.len(), None)?;
+            self.flight.ticks.push_back(Tick { passes, leaving: None, look });
+            self.flight.unsure = false;
             let wait = if self.backend.is_host() { Wait::Free } else { Wait::Blocking };
-            let data = self.backend.take(look, wait).await?;
-            self.commit(&sent, &data[0])?;
+            if let Some((tick, data)) = self.arrived(wait).await? {
+                self.commit(&tick.passes, &data[0])?;
+            }
         }
         self.settle().await?;
         Ok(done)

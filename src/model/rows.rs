@@ -104,6 +104,9 @@ impl Engine {
         }
         driver.run(self).await?;
         let mut output = Output::default();
+        if let Some(error) = driver.jobs.iter_mut().find_map(|job| job.failed.take()) {
+            return Err(error);
+        }
         for job in driver.jobs {
             let first = output.rows.len();
             output.rows.extend(job.output.rows);

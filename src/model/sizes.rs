@@ -43,7 +43,7 @@ impl Sizes {
             sequences: at_least_1("sequences", options.sequences.unwrap_or(1), 1 << 16)?,
             chunk: at_least_1("chunk", options.chunk.unwrap_or(DEFAULT_CHUNK), 1 << 14)?,
             schedule: options.schedule,
-            catch_up: at_least_1("catch-up", options.catch_up.unwrap_or(DEFAULT_CATCH_UP), usize::MAX)?,
+            catch_up: at_least_1("catch-up", options.catch_up.unwrap_or(DEFAULT_CATCH_UP), MAX_CATCH_UP)?,
             eager: options.eager,
             pace: match options.pace {
                 Some(pace) => Some(Pace { group: at_least_1("pace", pace.group, MAX_LOOPS)?, ..pace }),
@@ -52,6 +52,9 @@ impl Sizes {
         })
     }
 }
+
+/// Rows of a pass at most.
+const MAX_CATCH_UP: usize = 1 << 14;
 
 /// More loops than this are a slip of the finger: each costs a slot of the cache and its own dispatches in every plan.
 const MAX_LOOPS: usize = 4096;

@@ -20,7 +20,8 @@ pub struct Detail {
     /// Whether the chosen experts are kept.
     pub experts: bool,
     /// Candidates of the lens at every loop, at most 64; 0 for no lens. The lens is the coda and the head on the state that a token
-    /// had after a loop, with the final keys and values of the tokens before it.
+    /// had after a loop, with the final keys and values of the tokens before it: what [`Exit::Fixed`](crate::model::defaults::Exit) would
+    /// give there. The output of a token that halts is the weighted sum of these states, and may say something else.
     pub lens: usize,
 }
 
@@ -64,7 +65,7 @@ pub struct LoopTrace {
     /// With [`Detail::experts`]: how far the last expert chosen was ahead of the best one left out, in biased router logits. Two
     /// correct programs may choose differently where it is near 0. Infinite where all are chosen.
     pub router_margin: f32,
-    /// With [`Detail::lens`]: the likeliest next tokens with their probabilities, were this the last loop.
+    /// With [`Detail::lens`]: the likeliest next tokens by the state after this loop alone, with their probabilities.
     pub lens: Vec<(u32, f32)>,
     /// With [`Detail::states`]: the state after the loop, (dim).
     pub h: Vec<f32>,

@@ -94,6 +94,7 @@ fn take_down(
         let Some((who, member)) = members.find(|(_, member)| member.key == key) else {
             return Err(format!("{what}: no sequence {key} is in the batch"));
         };
+        let output = output.map_err(|error| format!("{what}, sequence {who}: {error}"))?;
         let tokens = std::mem::take(&mut member.tokens);
         events.push(live[who].fed(&format!("{what}, sequence {who} in a batch"), &tokens, member.depth, output, seen)?);
     }

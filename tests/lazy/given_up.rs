@@ -62,3 +62,53 @@ fn tokens_that_were_given_up_keep_no_pass_from_running_empty() {
         assert_eq!(removed, alone, "{device}: after a sequence was removed");
     }
 }
+
+#[test]
+fn nobody_in_a_batch_waits_for_ever() {
+    let case = Case::open("gqa_tiny");
+    let cpu = || devices::all().swap_remove(0).1;
+    let load = |catch_up| {
+        let options =
+            Options { device: cpu(), sequences: Some(4), chunk: Some(4), catch_up: Some(catch_up), loops: Some(8), ..Options::default() };
+        block_on(Engine::load(&Source::folder(&case.folder).unwrap(), &options, &mut |_| {})).unwrap()
+    };
+    let depth = |loops| Depth { loops, min_loops: 0, exit: Exit::Fixed };
+
+    // A long prompt that came first takes what the others leave.
+    let mut engine = load(64);
+    let mut batch = block_on(engine.batch()).unwrap();
+    let [long, short] = [0, 1].map(|_| {
+        let sequence = batch.engine().sequence().unwrap();
+        batch.insert(sequence).unwrap()
+    });
+    batch.feed(long, &[1; 40], depth(4), ALL).unwrap();
+    batch.feed(short, &[1], depth(4), ALL).unwrap();
+    let first: Vec<usize> = block_on(batch.next()).unwrap().iter().map(|finished| finished.key).collect();
+    assert_eq!(first, [short]);
+    drop(batch);
+
+    // One row may catch up in a pass. Three sequences are always in debt, and the fourth deeper than they are.
+    let mut engine = load(1);
+    let mut batch = block_on(engine.batch()).unwrap();
+    let keys = [0, 1, 2, 3].map(|_| {
+        let sequence = batch.engine().sequence().unwrap();
+        batch.insert(sequence).unwrap()
+    });
+    batch.feed(keys[3], &[1; 8], depth(1), ALL).unwrap();
+    block_on(batch.next()).unwrap();
+    batch.feed(keys[3], &[1], depth(8), ALL).unwrap();
+    let mut turns = [0; 3];
+    keys[..3].iter().for_each(|key| batch.feed(*key, &[1], depth(1), ALL).unwrap());
+    for _ in 0..500 {
+        for finished in block_on(batch.next()).unwrap() {
+            let Some(turn) = turns.get_mut(finished.key) else {
+                return assert!(turns.iter().all(|turn| (3..60).contains(turn)), "the others went on: {turns:?}");
+            };
+            *turn += 1;
+            if *turn < 60 {
+                batch.feed(finished.key, &[1], depth(if *turn % 2 == 0 { 1 } else { 8 }), ALL).unwrap();
+            }
+        }
+    }
+    panic!("the deep one never got its turn: {turns:?}");
+}

@@ -39,6 +39,7 @@ impl Gpu {
         }
         let submission = self.queue.submit([encoder.finish()]);
         self.submits += 1;
+        self.unsubmitted = 0;
         let (sender, arrived) = futures_channel::oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
             let _ = sender.send(result); // Nobody waits any more if the look was dropped.
@@ -47,12 +48,11 @@ impl Gpu {
     }
 
     /// Waits for a look, and no longer: what was submitted after it goes on.
-    pub async fn take(&mut self, look: Look) -> Result<Vec<Vec<f32>>> {
-        let Look { staging, submission, arrived, lens } = look;
+    pub async fn take(&mut self, look: &mut Look) -> Result<Vec<Vec<f32>>> {
         // In a browser this does nothing and the await below yields to the event loop.
-        let polled = self.device.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None });
+        let polled = self.device.poll(wgpu::PollType::Wait { submission_index: Some(look.submission.clone()), timeout: None });
         let mapped = match polled {
-            Ok(_) => arrived.await,
+            Ok(_) => (&mut look.arrived).await,
             Err(error) => return Err(self.failure("waiting for the device", &error.to_string())),
         };
         let reason = match mapped {
@@ -63,21 +63,21 @@ impl Gpu {
         if let Some(reason) = reason {
             return Err(self.failure("reading results", &reason));
         }
-        let bytes = lens.iter().map(|len| *len as u64 * 4).sum::<u64>().max(4);
-        let mut read = Vec::with_capacity(lens.len());
+        let bytes = look.lens.iter().map(|len| *len as u64 * 4).sum::<u64>().max(4);
+        let mut read = Vec::with_capacity(look.lens.len());
         {
-            let view = match staging.get_mapped_range(0..bytes) {
+            let view = match look.staging.get_mapped_range(0..bytes) {
                 Ok(view) => view,
                 Err(error) => return Err(self.failure("reading results", &error.to_string())),
             };
             let mut rest: &[u8] = &view;
-            for len in lens {
+            for len in &look.lens {
                 let (head, tail) = rest.split_at(len * 4);
                 read.push(bytemuck::pod_collect_to_vec(head));
                 rest = tail;
             }
         }
-        self.forget_staging(staging);
+        self.forget_staging(look.staging.clone());
         self.check("running a pass")?;
         Ok(read)
     }

@@ -34,9 +34,9 @@ impl Target {
         Ok(target)
     }
 
-    /// Whether both would write the same file.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.path == other.path && !self.special
+    /// Whether it is a device or a pipe, which several may write to.
+    pub fn is_special(&self) -> bool {
+        self.special
     }
 
     /// Writes the file under another name in the same folder and gives it its own name once it is complete.
