@@ -1,6 +1,7 @@
 //! Depth on demand, measured: a crafted model whose tokens decide their depth decodes the same tokens with every loop for every token
 //! (`full`, as the PyTorch package does) and with loops only where they are needed (`lazy`), in slices that take turns:
-//! `cargo run --release --example depth -- [tiny|100m] [--tokens N] [--repeat N] [--only N] [--device NAME] [--json]`
+//! `cargo run --release --example depth -- [tiny|100m] [--tokens N] [--repeat N] [--only N] [--catch-up N] [--device NAME]
+//! [--json]`
 //!
 //! With `--pace`: what it costs to look often, or seldom, whether a token has halted (see `depth/pace.rs`).
 
@@ -15,7 +16,7 @@ use std::time::Instant;
 use common::{Args, Random, count, crafted, median, wrong};
 use refrain::backend::Counters;
 use refrain::model::defaults::Exit;
-use refrain::model::{Depth, Detail, Engine, Feed, Logits, Schedule, Sequence};
+use refrain::model::{DEFAULT_CHUNK, Depth, Detail, Engine, Feed, Logits, Schedule, Sequence};
 use refrain::{Options, Result};
 use serde_json::json;
 
@@ -25,7 +26,7 @@ const DEPTH: Depth = Depth { loops: LOOPS, min_loops: 0, exit: Exit::Model };
 const PROMPT: usize = 8;
 /// Tokens that one schedule decodes before it is the other's turn: what else runs on the machine then slows both alike.
 const SLICE: usize = 50;
-/// Every so manyth token all logits are compared; of the others the best one and the sum.
+/// Of one token in so many all logits are compared; of the others the best one and the sum.
 const SAMPLE: usize = 50;
 
 /// How deep tokens are, from a random number between 0 and 1.
@@ -62,8 +63,13 @@ fn main() -> Result<()> {
 async fn measure(args: &Args) -> Result<()> {
     let (size, tokens) = (args.word().unwrap_or("tiny"), args.number("--tokens", 1000)?);
     let repeat = args.number("--repeat", 1)?.max(1);
-    let options =
+    let mut options =
         Options { device: args.device()?, context: Some(PROMPT + tokens), loops: Some(LOOPS), sequences: Some(2), ..Options::default() };
+    if args.has("--catch-up") {
+        options.catch_up = Some(args.number("--catch-up", 0)?);
+        // A pass has room for them and for the token that needs them.
+        options.chunk = options.catch_up.map(|rows| (rows + 1).max(DEFAULT_CHUNK));
+    }
     let mut engine = Engine::load(&crafted::model(size, LOOPS)?, &options, &mut |_| {}).await?;
     if !args.has("--json") {
         let parameters = engine.config().parameters().total as f64 / 1e6;
@@ -119,7 +125,7 @@ impl Side {
     async fn decode(&mut self, engine: &mut Engine, slice: &[(usize, u32)]) -> Result<()> {
         engine.set_schedule(self.schedule);
         for (depth, token) in slice {
-            let all = self.times.len() % SAMPLE == 0;
+            let all = self.times.len().is_multiple_of(SAMPLE);
             let logits = Logits { every: false, best: 1, all };
             let (before, start) = (engine.counters(), Instant::now());
             let output = engine.forward(&mut [Feed { sequence: &mut self.sequence, tokens: &[*token] }], DEPTH, logits).await?;
