@@ -216,8 +216,7 @@ impl Driver {
             }
             let in_flight = job.in_flight();
             let ledger = engine.sequences.ledger(job.slot).clone();
-            job.lead =
-                Some(Lead { slot: job.slot, first: in_flight.start, end: in_flight.end, cap: job.depth.loops, ledger, waited: false });
+            job.lead = Some(Lead { slot: job.slot, first: in_flight.start, end: in_flight.end, cap: job.depth.loops, ledger, waited: 0 });
         }
         if rows.is_empty() {
             return Ok(());

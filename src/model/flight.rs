@@ -162,7 +162,7 @@ impl Engine {
         let mut done = 0;
         while done < rows {
             let ledger = self.sequences.ledger(slot).clone();
-            let mut lead = Lead { slot, first: sequence.len, end: sequence.len, cap: 0, ledger: ledger.clone(), waited: false };
+            let mut lead = Lead { slot, first: sequence.len, end: sequence.len, cap: 0, ledger: ledger.clone(), waited: 0 };
             let runs = behind(&mut lead, &ledger, 1, (rows - done).min(self.work.chunk))?;
             if runs.is_empty() {
                 break;

@@ -1,5 +1,6 @@
 //! Which rows make up the next pass: rows of several sequences, each sequence at a loop of its own. Numbers in, rows out; no device.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use crate::error::Result;
@@ -27,8 +28,8 @@ pub(super) struct Lead {
     /// Loops that the tokens may run.
     pub cap: usize,
     pub ledger: Ledger,
-    /// Whether it got no row in the last pass.
-    pub waited: bool,
+    /// Passes since it last got a row.
+    pub waited: usize,
 }
 
 /// Rows of one sequence in a pass: these positions run loop `at_loop`.
@@ -74,19 +75,19 @@ impl Lead {
 
 /// The next pass, entered into the leads' ledgers. Empty once nobody runs on.
 ///
-/// Sequences with few rows come first, so that a long prompt does not hold up the others; but whoever got nothing in the last pass
+/// Sequences with few rows come first, so that a long prompt does not hold up the others; but whoever has waited longest
 /// comes before them, so that nobody waits for ever. A sequence gets its rows in the order of
 /// their positions: if they do not all fit, the first ones go ahead and the rest follow in later passes, the running tokens last.
 pub(super) fn compose(leads: &mut [&mut Lead], limits: Limits) -> Result<Vec<Run>> {
     let (mut room, mut catch_up, mut eager) = (limits.rows, limits.catch_up, limits.eager);
     let mut next: Vec<(usize, Run)> = leads.iter().enumerate().filter(|(_, lead)| !lead.ends()).map(|(i, lead)| (i, lead.next())).collect();
-    next.sort_by_key(|(i, run)| (!leads[*i].waited, run.positions.len(), *i));
+    next.sort_by_key(|(i, run)| (Reverse(leads[*i].waited), run.positions.len(), *i));
     let mut runs = Vec::new();
     for (i, run) in next {
         let old = run.old.min(catch_up).min(room);
         // The running tokens go once everybody before them is there.
         let count = if old < run.old { old } else { run.positions.len().min(room) };
-        leads[i].waited = count == 0;
+        leads[i].waited = if count == 0 { leads[i].waited + 1 } else { 0 };
         if count == 0 {
             continue;
         }
