@@ -131,6 +131,8 @@ impl Work {
 #[derive(Clone, Copy)]
 pub(crate) struct Step<'a> {
     pub list: RowList,
+    /// How many of the rows, the first ones, run the whole block. The others only leave their keys and values.
+    pub whole: usize,
     pub slot: Slot,
     pub cache: &'a CacheTensor,
     /// (positions, rope/2, \[cos, sin\]).
@@ -212,39 +214,39 @@ impl Attention {
 }
 
 impl Gqa {
-    fn record(&self, pass: &mut Pass, Step { list, slot, cache, angles, x, normed }: Step) -> Result<()> {
-        let (rows, work, heads) = (list.rows, &self.work, self.heads);
+    fn record(&self, pass: &mut Pass, Step { list, whole: rows, slot, cache, angles, x, normed }: Step) -> Result<()> {
+        let (work, heads, whole) = (&self.work, self.heads, RowList { rows, ..list });
         let d = heads.key_dim;
         let (k_start, v_start) = (heads.heads * d, heads.heads * d + heads.value_start);
         // [q | k | v] = [wq; wk; wv] x
-        linear(pass, &self.qkv, 1, normed.into(), (&work.qkv).into(), rows, Into::Set)?;
+        linear(pass, &self.qkv, 1, normed.into(), (&work.qkv).into(), list.rows, Into::Set)?;
         // q = RoPE(q);   cached: [RoPE(k) | v]
-        rope(pass, list, angles, heads.heads, columns(&work.qkv, 0, d), columns(&work.q, 0, d))?;
+        rope(pass, whole, angles, heads.heads, columns(&work.qkv, 0, d), columns(&work.q, 0, d))?;
         store_kv(pass, list, angles, heads.heads / heads.group, &work.qkv, (k_start, v_start), cache, slot)?;
         // x += wo attention(q)
-        attention(pass, list, heads, &work.q, cache, slot, (&work.y, d))?;
+        attention(pass, whole, heads, &work.q, cache, slot, (&work.y, d))?;
         linear(pass, &self.wo, 1, (&work.y).into(), x.into(), rows, Into::Add)
     }
 }
 
 impl Mla {
-    fn record(&self, pass: &mut Pass, Step { list, slot, cache, angles, x, normed }: Step) -> Result<()> {
-        let (rows, h, work) = (list.rows, self.heads.heads, &self.work);
+    fn record(&self, pass: &mut Pass, Step { list, whole: rows, slot, cache, angles, x, normed }: Step) -> Result<()> {
+        let (h, work, whole) = (self.heads.heads, &self.work, RowList { rows, ..list });
         let (key, rank, rope_dim) = (self.heads.key_dim, self.heads.value_dim, angles.cols);
         let q_lora = self.q_norm.cols;
         let nope = columns(&work.q_nope, 0, stride(self.nope));
         // [q latent | c | r] = [q_down; kv_down] x;   c_q = RMSNorm(q latent)
-        linear(pass, &self.down, 1, normed.into(), (&work.down).into(), rows, Into::Set)?;
+        linear(pass, &self.down, 1, normed.into(), (&work.down).into(), list.rows, Into::Set)?;
         rmsnorm(pass, &work.down, &self.q_norm, &work.c_q, rows)?;
         // q_nope = q_up_nope c_q,  q_rope = q_up_rope c_q
         linear(pass, &self.q_up_nope, h, (&work.c_q).into(), nope, rows, Into::Set)?;
         linear(pass, &self.q_up_rope, 1, (&work.c_q).into(), (&work.q_rope).into(), rows, Into::Set)?;
         // q = [W_ukᵀ q_nope | RoPE(q_rope)] per head
         linear(pass, &self.uk, h, nope, columns(&work.q, 0, key), rows, Into::Set)?;
-        rope(pass, list, angles, h, columns(&work.q_rope, 0, rope_dim), columns(&work.q, rank, key))?;
+        rope(pass, whole, angles, h, columns(&work.q_rope, 0, rope_dim), columns(&work.q, rank, key))?;
         // cached: [RMSNorm(c) | RoPE(r)]
         store_latent(pass, list, angles, &work.down, q_lora, &self.kv_norm, cache, slot)?;
-        attention(pass, list, self.heads, &work.q, cache, slot, (&work.context, stride(rank)))?;
+        attention(pass, whole, self.heads, &work.q, cache, slot, (&work.context, stride(rank)))?;
         // y = W_uv Σ a c̄ per head;   x += wo y
         linear(pass, &self.uv, h, columns(&work.context, 0, stride(rank)), columns(&work.y, 0, self.v), rows, Into::Set)?;
         linear(pass, &self.wo, 1, (&work.y).into(), x.into(), rows, Into::Add)

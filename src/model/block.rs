@@ -30,8 +30,8 @@ impl Block {
 
     /// Records the block on the residual stream `step.x`.
     pub fn record(&self, pass: &mut Pass, step: Step) -> Result<()> {
-        let rows = step.list.rows;
-        rmsnorm(pass, step.x, &self.attn_norm, step.normed, rows)?;
+        let rows = step.whole;
+        rmsnorm(pass, step.x, &self.attn_norm, step.normed, step.list.rows)?;
         self.attention.record(pass, step)?;
         rmsnorm(pass, step.x, &self.ffn_norm, step.normed, rows)?;
         self.ffn.record(pass, step.normed, step.x, rows)

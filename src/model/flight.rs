@@ -14,7 +14,8 @@ use crate::model::{Engine, Sequence};
 /// A pass that was handed over.
 pub(super) struct Sent {
     runs: Vec<Run>,
-    rows: usize,
+    /// Slot, position and loop of each row, in the order of the list.
+    rows: Vec<(usize, usize, usize)>,
     dispatches: usize,
     weight_bytes: u64,
 }
@@ -65,20 +66,30 @@ impl Engine {
 
     /// Hands passes over. `place` finds the place of a token in flight.
     pub(super) async fn send(&mut self, passes: Vec<Vec<Run>>, place: impl Fn(&Run, usize) -> Option<usize>) -> Result<Vec<Sent>> {
-        for (index, runs) in passes.iter().enumerate() {
-            let rows: Vec<[u32; 4]> = runs
+        // At the last loop that there is a slot for, old rows only owe their keys and values: no state is needed after it.
+        let keys_only = |run: &Run, position| run.at_loop + 1 == self.loops && place(run, position).is_none();
+        let mut shapes = Vec::with_capacity(passes.len());
+        for runs in &passes {
+            let all = || runs.iter().flat_map(|run| run.positions.clone().map(move |position| (run, position)));
+            let whole = all().filter(|(run, position)| !keys_only(run, *position));
+            let rows: Vec<_> = whole.chain(all().filter(|(run, position)| keys_only(run, *position))).collect();
+            let list: Vec<[u32; 4]> = rows
                 .iter()
-                .flat_map(|run| {
-                    let place = |position| place(run, position).map_or(NO_PLACE, |place| place as u32);
-                    run.positions.clone().map(move |position| [place(position), run.slot as u32, position as u32, run.at_loop as u32])
+                .map(|(run, position)| {
+                    let place = place(run, *position).map_or(NO_PLACE, |place| place as u32);
+                    [place, run.slot as u32, *position as u32, run.at_loop as u32]
                 })
                 .collect();
-            self.prepare_list(self.work.loop_list(index), &rows)?;
+            let whole = all().filter(|(run, position)| !keys_only(run, *position)).count();
+            let rows: Vec<_> = rows.into_iter().map(|(run, position)| (run.slot, position, run.at_loop)).collect();
+            shapes.push((list, whole, rows));
+        }
+        for (index, (list, ..)) in shapes.iter().enumerate() {
+            self.prepare_list(self.work.loop_list(index), list)?;
         }
         let mut sent = Vec::with_capacity(passes.len());
-        for (index, runs) in passes.into_iter().enumerate() {
-            let rows = runs.iter().map(|run| run.positions.len()).sum();
-            let (dispatches, weight_bytes) = self.replay(PlanKey::Loop { index, rows }).await?;
+        for (index, (runs, (_, whole, rows))) in passes.into_iter().zip(shapes).enumerate() {
+            let (dispatches, weight_bytes) = self.replay(PlanKey::Loop { index, rows: rows.len(), whole }).await?;
             sent.push(Sent { runs, rows, dispatches, weight_bytes });
         }
         Ok(sent)
@@ -113,7 +124,7 @@ impl Engine {
         let counters = self.backend.counters_mut();
         if ran {
             counters.passes += 1;
-            counters.rows += pass.rows as u64;
+            counters.rows += pass.rows.len() as u64;
             counters.rows_catching_up += pass.catching_up() as u64;
             counters.weight_bytes += pass.weight_bytes;
         } else {
@@ -169,7 +180,7 @@ impl Engine {
             }
             self.flight.unsure = true;
             let passes = self.send(vec![runs], |_, _| None).await?;
-            done += passes.iter().map(|pass| pass.rows).sum::<usize>();
+            done += passes.iter().map(|pass| pass.rows.len()).sum::<usize>();
             let look = self.look(passes.len(), None)?;
             self.flight.ticks.push_back(Tick { passes, leaving: None, look });
             self.flight.unsure = false;
@@ -184,9 +195,9 @@ impl Engine {
 }
 
 impl Sent {
-    /// Its rows: slot, position, loop.
+    /// Its rows in the order of the list: slot, position, loop.
     pub fn rows(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
-        self.runs.iter().flat_map(|run| run.positions.clone().map(|position| (run.slot, position, run.at_loop)))
+        self.rows.iter().copied()
     }
 
     fn catching_up(&self) -> usize {
@@ -196,7 +207,7 @@ impl Sent {
     /// What a trace says of it.
     pub fn trace(&self) -> PassTrace {
         PassTrace {
-            rows: self.rows,
+            rows: self.rows.len(),
             rows_catching_up: self.catching_up(),
             loops: self.runs.iter().map(|run| (run.at_loop + 1, run.positions.len())).collect(),
             dispatches: self.dispatches,

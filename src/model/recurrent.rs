@@ -99,8 +99,9 @@ impl Recurrent {
         pass.gated();
         inject(pass, step.list, &self.states, &self.loop_emb, &self.norm, gating, step.x)?;
         self.block.record(pass, step)?;
-        recur(pass, step.list, step.x, &self.lora, &self.lti, &self.states)?;
-        halt(pass, step.list, &self.head, &self.states, out, gating.act)
+        let whole = RowList { rows: step.whole, ..step.list };
+        recur(pass, whole, step.x, &self.lora, &self.lti, &self.states)?;
+        halt(pass, whole, &self.head, &self.states, out, gating.act)
     }
 }
 

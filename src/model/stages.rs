@@ -18,8 +18,9 @@ use crate::tensor::{Segmented, Tensor};
 pub(super) enum PlanKey {
     /// Embedding and prelude of so many tokens.
     Enter { rows: usize },
-    /// The pass of this number in its group, of so many rows.
-    Loop { index: usize, rows: usize },
+    /// The pass of this number in its group, of so many rows; the first `whole` of them run all of it, the others leave their keys
+    /// and values.
+    Loop { index: usize, rows: usize, whole: usize },
     /// Coda of so many tokens, and the logits of some of them.
     Leave { rows: usize, picks: usize, best: usize },
     /// Coda and logits of the one state that lies in x.
@@ -36,7 +37,7 @@ impl Engine {
     }
 
     fn step(&self, list: RowList, slot: Slot) -> Step<'_> {
-        Step { list, slot, cache: &self.cache, angles: &self.net.angles, x: &self.work.x, normed: &self.work.normed }
+        Step { list, whole: list.rows, slot, cache: &self.cache, angles: &self.net.angles, x: &self.work.x, normed: &self.work.normed }
     }
 
     // The stages. Plans record them one after the other; a traced pass runs each alone.
@@ -54,9 +55,10 @@ impl Engine {
         self.net.recurrent.record_begin(pass, self.list(ENTERING, rows), &work.x, &work.out)
     }
 
-    pub(super) fn record_loop(&self, pass: &mut Pass, index: usize, rows: usize) -> Result<()> {
+    pub(super) fn record_loop(&self, pass: &mut Pass, index: usize, rows: usize, whole: usize) -> Result<()> {
         let work = &self.work;
         let step = self.step(self.list(work.loop_list(index), rows), Slot::Loops(self.config.prelude_layers + self.config.coda_layers));
+        let step = Step { whole, ..step };
         let gating = Gating { act: &work.act, gate: self.backend.gate(), pass_index: index };
         self.net.recurrent.record_loop(pass, step, gating, &work.out)
     }
@@ -93,7 +95,7 @@ impl Engine {
                 (0..self.net.prelude.len()).try_for_each(|layer| self.record_prelude(&mut pass, layer, rows))?;
                 self.record_begin(&mut pass, rows)?;
             }
-            PlanKey::Loop { index, rows } => self.record_loop(&mut pass, index, rows)?,
+            PlanKey::Loop { index, rows, whole } => self.record_loop(&mut pass, index, rows, whole)?,
             PlanKey::Leave { rows, picks, best } => {
                 self.record_gather(&mut pass, rows)?;
                 coda(&mut pass, rows)?;
