@@ -5,6 +5,7 @@ struct Params {
     k: u32,
     ins: u32,
     outs: u32,
+    w_stride: u32,
     x_stride: u32,
     x_step: u32,
     y_stride: u32,
@@ -14,11 +15,12 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> tiles: array<vec4<u32>>;
-@group(0) @binding(4) var<storage, read> order: array<u32>;
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> scales: array<u32>;
+@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> tiles: array<vec4<u32>>;
+@group(0) @binding(5) var<storage, read> order: array<u32>;
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
 const FOUR: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
 
@@ -36,7 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
     let o = (group.x * SIDE + thread.x) * 4u;
     let at = pairs.y + min(from_pair + FOUR, vec4<u32>(pairs.z - 1u));
     let pair = vec4<u32>(order[at.x], order[at.y], order[at.z], order[at.w]);
-    let w_start = (expert * p.outs + min(o + FOUR, vec4<u32>(p.outs - 1u))) * p.ins;
+    let w_start = (expert * p.outs + min(o + FOUR, vec4<u32>(p.outs - 1u))) * p.w_stride;
     let x_start = (pair / p.k) * p.x_stride + (pair % p.k) * p.x_step;
     let sums = tile(w_start, x_start, p.ins);
     for (var j = 0u; j < 4u && from_pair + j < pairs.z; j++) {

@@ -4,6 +4,9 @@ struct Params {
     ins: u32,
     outs: u32,
     batch: u32,
+    w_stride: u32,
+    w_step: u32,
+    w_start: u32,
     x_stride: u32,
     x_step: u32,
     x_start: u32,
@@ -14,9 +17,10 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> scales: array<u32>;
+@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -27,7 +31,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row = group.y;
     let b = group.z;
     // Teams past the last output work on the last one: every thread reaches the barriers.
-    let w_start = (b * p.outs + min(o, p.outs - 1u)) * p.ins;
+    let w_start = (p.w_start + b * p.w_step + min(o, p.outs - 1u)) * p.w_stride;
     let sum = team_dot(w_start, row * p.x_stride + p.x_start + b * p.x_step, p.ins, thread);
     if (thread % LANES == 0u && o < p.outs) {
         let at = row * p.y_stride + p.y_start + b * p.y_step + o;

@@ -114,6 +114,19 @@ pub enum Error {
         /// How much there is, with its unit.
         available: String,
     },
+    /// The device has less memory than the model takes (`memory`).
+    Memory {
+        /// The device.
+        device: String,
+        /// Bytes that the model takes.
+        needed: u64,
+        /// Bytes that there are; `None` where only the device knows, and it refused.
+        available: Option<u64>,
+        /// What takes them.
+        parts: String,
+        /// Which options would make it fit.
+        advice: String,
+    },
     /// The GPU refused or failed a command (`gpu`).
     Gpu {
         /// What was being done.
@@ -173,6 +186,7 @@ impl Error {
             Self::Argument { .. } => "argument",
             Self::NoAdapter { .. } => "no_adapter",
             Self::TooSmall { .. } => "too_small",
+            Self::Memory { .. } => "memory",
             Self::Gpu { .. } => "gpu",
             Self::DeviceLost { .. } => "device_lost",
             Self::NonFinite { .. } => "non_finite",
@@ -205,6 +219,7 @@ impl Error {
                 "`refrain devices` lists what there is; `--device cpu` works everywhere; `--allow-software` admits software GPUs".into()
             }
             Self::TooSmall { .. } => "ask for a smaller context, fewer loops or fewer sequences, or take a device with more memory".into(),
+            Self::Memory { advice, .. } => advice.clone(),
             Self::Gpu { .. } => "update the graphics driver, or use `--device cpu`".into(),
             Self::DeviceLost { .. } => "load the model again".into(),
             Self::NonFinite { .. } => "the weights are damaged, or too large for the precision".into(),
@@ -235,6 +250,14 @@ impl fmt::Display for Error {
             Self::Argument { name, expected, found } => write!(f, "{name}: expected {expected}, found {found}"),
             Self::NoAdapter { reason } => write!(f, "no GPU adapter: {reason}"),
             Self::TooSmall { what, needed, available } => write!(f, "{what} needs {needed}, and there is {available}"),
+            Self::Memory { device, needed, available: Some(available), parts, .. } => {
+                let (needs, has) = (size(*needed), size(*available));
+                let missing = size(needed.saturating_sub(*available));
+                write!(f, "the model needs {needs} and {device} has {has} to spare, {missing} too little: {parts}")
+            }
+            Self::Memory { device, needed, available: None, parts, .. } => {
+                write!(f, "the model needs {}, more than {device} has: {parts}", size(*needed))
+            }
             Self::Gpu { doing, reason } => write!(f, "the GPU failed while {doing}: {reason}"),
             Self::DeviceLost { reason } => write!(f, "the GPU device was lost: {reason}"),
             Self::NonFinite { place } => write!(f, "NaN or infinity in {place}"),
@@ -246,6 +269,16 @@ impl fmt::Display for Error {
             Self::Cancelled => write!(f, "cancelled"),
         }
     }
+}
+
+/// Bytes in the unit that keeps three digits or so: "4.1 GiB".
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        (value, unit) = (value / 1024.0, unit + 1);
+    }
+    if bytes < 1024 { format!("{bytes} bytes") } else { format!("{value:.*} {}", if value < 100.0 { 1 } else { 0 }, UNITS[unit]) }
 }
 
 impl std::error::Error for Error {

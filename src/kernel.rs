@@ -4,6 +4,7 @@
 //! Bindings follow from the declaration: 0 is the uniform `Params`, then the arguments that are read, then those that are
 //! written, each in order. A test lets naga reflect every shader and compares.
 
+use crate::precision::Precision;
 use crate::tensor::Dtype;
 
 /// The parameters of a dispatch: a struct of `u32` and `f32` that the shader sees as its uniform `p`.
@@ -48,7 +49,12 @@ pub const fn u32s(name: &'static str) -> Arg {
     Arg { name, dtype: Dtype::U32 }
 }
 
-/// An interchangeable part of a shader; the [`Tier`] picks the file.
+/// An argument that holds weights, in whatever precision: a shader reads them through [`Link::Weight`].
+pub const fn weights(name: &'static str) -> Arg {
+    Arg { name, dtype: Dtype::Weights(Precision::F32) }
+}
+
+/// An interchangeable part of a shader; the [`Tier`] picks the file, or the [`Precision`] of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     /// `Lane`, `reduce_sum`, `reduce_max` over a workgroup.
@@ -59,6 +65,8 @@ pub enum Link {
     TeamDot,
     /// `tile`: 4 × 4 dot products of one thread.
     Tile,
+    /// `weight4`: four neighbouring numbers of a weight matrix.
+    Weight,
     /// `rope_angle`, `rope_turn`: rotary position embedding of one pair.
     RopeTurn,
     /// `cache_slot`, `cache_start`: where a row's sequence lies in the cache.
@@ -104,8 +112,14 @@ impl Tier {
 /// Workgroups per dimension.
 pub type Grid = [usize; 3];
 
-/// The CPU twin: the same parameters and arguments as the shader, in plain Rust.
-pub type Twin<P, const R: usize, const W: usize> = fn(&P, [&[f32]; R], [&mut [f32]; W]);
+/// The CPU twin: the same parameters and arguments as the shader, in plain Rust. Words of `u32` arguments arrive as the bits of `f32`: see
+/// [`words`].
+pub enum Twin<P: 'static, const R: usize, const W: usize> {
+    /// Of a kernel without weights.
+    Plain(fn(&P, [&[f32]; R], [&mut [f32]; W])),
+    /// Of a kernel with weights, which are in the precision given.
+    Weights(fn(&P, Precision, [&[f32]; R], [&mut [f32]; W])),
+}
 
 /// A kernel with parameters `P` that reads `R` arguments and writes `W`.
 pub struct Kernel<P: 'static, const R: usize, const W: usize> {
@@ -121,7 +135,7 @@ pub struct Kernel<P: 'static, const R: usize, const W: usize> {
     pub writes: [Arg; W],
     /// How many workgroups a dispatch needs.
     pub grid: fn(&P, &Tier) -> Grid,
-    /// The CPU twin. Words of `u32` arguments arrive as the bits of `f32`: see [`words`].
+    /// The CPU twin.
     pub twin: Twin<P, R, W>,
 }
 
@@ -137,8 +151,8 @@ pub trait AnyKernel: Send + Sync {
     fn args(&self) -> (&[Arg], &[Arg]);
     /// Names and types of the parameters.
     fn fields(&self) -> &'static [(&'static str, &'static str)];
-    /// Runs the twin on bytes of the parameters and on slices in the order of [`args`](Self::args).
-    fn run_twin(&self, params: &[u8], reads: &[&[f32]], writes: Vec<&mut [f32]>);
+    /// Runs the twin on bytes of the parameters and on slices in the order of [`args`](Self::args), with weights in this precision.
+    fn run_twin(&self, params: &[u8], precision: Precision, reads: &[&[f32]], writes: Vec<&mut [f32]>);
 }
 
 impl<P: Params, const R: usize, const W: usize> AnyKernel for Kernel<P, R, W> {
@@ -157,11 +171,14 @@ impl<P: Params, const R: usize, const W: usize> AnyKernel for Kernel<P, R, W> {
     fn fields(&self) -> &'static [(&'static str, &'static str)] {
         P::FIELDS
     }
-    fn run_twin(&self, params: &[u8], reads: &[&[f32]], writes: Vec<&mut [f32]>) {
+    fn run_twin(&self, params: &[u8], precision: Precision, reads: &[&[f32]], writes: Vec<&mut [f32]>) {
         let params: P = bytemuck::pod_read_unaligned(params);
         // A `Pass` only records what has the kernel's own arity, so both conversions hold.
         if let (Ok(reads), Ok(writes)) = (<[&[f32]; R]>::try_from(reads), <[&mut [f32]; W]>::try_from(writes)) {
-            (self.twin)(&params, reads, writes);
+            match self.twin {
+                Twin::Plain(twin) => twin(&params, reads, writes),
+                Twin::Weights(twin) => twin(&params, precision, reads, writes),
+            }
         }
     }
 }

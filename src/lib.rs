@@ -55,6 +55,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`error`] | one error type with stable codes: what was expected, what was found, how to mend it |
+//! | [`precision`] | how weights are stored: f32, f16, blocks of 8 or 4 bits |
 //! | [`tensor`] | handles to memory on a device |
 //! | [`kernel`] | what a kernel is: shader, arguments, parameters, grid, CPU twin |
 //! | [`backend`] | devices: the GPU through wgpu, the CPU through the twins, or both with a comparison after every kernel |
@@ -99,6 +100,7 @@ pub mod generate;
 pub mod kernel;
 pub mod kernels;
 pub mod model;
+pub mod precision;
 pub mod sampler;
 pub mod shipped;
 pub mod tensor;

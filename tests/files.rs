@@ -45,7 +45,7 @@ fn f32s(numbers: &[f32]) -> Vec<u8> {
 }
 
 fn spec(name: &str, shape: &[usize]) -> TensorSpec {
-    TensorSpec { name: name.into(), shape: shape.to_vec(), optional: name == "head.weight" }
+    TensorSpec { name: name.into(), shape: shape.to_vec(), optional: name == "head.weight", matrix: false }
 }
 
 /// Opening fails with this code, a message that names the file, and `text` in it.

@@ -5,6 +5,7 @@
 mod bench;
 mod cases;
 mod reference;
+mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -13,9 +14,10 @@ use bench::{Bench, MAX_WORDS, Made};
 use cases::{Case, table};
 use refrain::backend::{Backend, DeviceChoice, DeviceOptions, Span};
 use refrain::error::Error;
-use refrain::kernel::{Kernel, Tier};
+use refrain::kernel::{Kernel, Tier, Twin};
 use refrain::kernels::inject::{Gating, inject};
 use refrain::kernels::{ALL, RowList, States, rmsnorm, swiglu};
+use refrain::precision::Precision;
 use refrain::tensor::Dtype;
 
 use crate::devices;
@@ -152,7 +154,7 @@ fn a_closed_gate_keeps_out_what_depends_on_it() {
 }
 
 /// A kernel whose twin is not what its shader computes.
-static WRONG: Kernel<swiglu::Params, 1, 1> = Kernel { name: "wrong", twin: |_, _, [y]| y.fill(0.5), ..swiglu::SWIGLU };
+static WRONG: Kernel<swiglu::Params, 1, 1> = Kernel { name: "wrong", twin: Twin::Plain(|_, _, [y]| y.fill(0.5)), ..swiglu::SWIGLU };
 
 #[test]
 fn the_shadow_backend_names_a_wrong_kernel() {
@@ -198,9 +200,17 @@ fn a_tensor_above_the_binding_limit_is_refused_and_a_matrix_is_cut() {
             let refused = backend.tensor("x", Dtype::F32, rows, cols);
             assert!(matches!(refused, Err(Error::TooSmall { .. })), "{name}: {rows} × {cols}: {refused:?}");
         }
-        let cut = backend.segmented("w", 301, 37, 7).expect("parts fit");
+        let cut = backend.segmented("cache", 301, 37, 7).expect("parts fit");
         let rows: Vec<usize> = cut.parts.iter().map(|part| part.rows).collect();
         assert_eq!(rows, [203, 98], "{name}: parts of whole units of 7 rows of 40 words");
         assert!(matches!(backend.segmented("w", 3, MAX_WORDS + 1, 1), Err(Error::TooSmall { .. })), "{name}: a row that does not fit");
+        // Words of a row of 130: rows start at multiples of 16 bytes, and of 64 numbers where they come in blocks.
+        for (precision, words) in [(Precision::F32, 132), (Precision::F16, 68), (Precision::Q8, 48), (Precision::Q4, 24)] {
+            let cut = backend.matrix("w", precision, 700, 130, 7).expect("parts fit");
+            let rows: Vec<usize> = cut.parts.iter().map(|part| part.data.rows).collect();
+            let first = MAX_WORDS / (7 * words) * 7;
+            assert_eq!((rows[0], rows.iter().sum::<usize>()), (first, 700), "{name}: {precision}");
+            assert!(cut.parts.iter().all(|part| part.data.words() == part.data.rows * words), "{name}: {precision}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::{fmt, fs};
 /// The rooms, lowest first. A room may name itself and the rooms on lower steps; rooms on one step may not name each other,
 /// but for the first step, which every room may name.
 const ORDER: &[&[&str]] = &[
-    &["error", "tensor"],
+    &["error", "precision", "tensor"],
     &["kernel"],
     &["backend"],
     &["kernels"],

@@ -11,6 +11,7 @@ use naga::{AddressSpace, GlobalVariable, Module, Scalar, StorageAccess, TypeInne
 use refrain::backend::wgsl::source;
 use refrain::kernel::{AnyKernel, Link, Tier};
 use refrain::kernels::ALL;
+use refrain::precision::Precision;
 use refrain::tensor::Dtype;
 
 /// What every WebGPU device offers.
@@ -18,22 +19,30 @@ const SHARED_BYTES: u32 = 16 << 10;
 const STORAGE_BUFFERS: usize = 8;
 const THREADS: u32 = 256;
 
-fn parse(kernel: &dyn AnyKernel, tier: &Tier) -> Module {
-    let text = source(kernel, tier);
-    let place = format!("{} on {tier:?}", kernel.name());
+fn parse(kernel: &dyn AnyKernel, tier: &Tier, precision: Precision, place: &str) -> Module {
+    let text = source(kernel, tier, precision);
     let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| panic!("{place}:\n{}", error.emit_to_string(&text)));
-    let capabilities = if tier.subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    // naga has a name for unpack2x16float's rounding, since OpenGL has it not; every WebGPU device has.
+    let every = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = if tier.subgroups { every | Capabilities::SUBGROUP } else { every };
     let valid = Validator::new(ValidationFlags::all(), capabilities).validate(&module);
     valid.unwrap_or_else(|error| panic!("{place}:\n{}", error.emit_to_string(&text)));
     module
+}
+
+/// The precisions that make a difference to a kernel.
+fn precisions(kernel: &dyn AnyKernel) -> &'static [Precision] {
+    if kernel.links().contains(&Link::Weight) { &Precision::ALL } else { &[Precision::F32] }
 }
 
 /// Calls `check` with every permutation and its place in a message.
 fn for_all(check: impl Fn(&dyn AnyKernel, &Tier, &Module, &str)) {
     for kernel in ALL {
         for tier in &Tier::ALL {
-            let place = format!("{} on {tier:?}", kernel.name());
-            check(kernel, tier, &parse(kernel, tier), &place);
+            for precision in precisions(kernel) {
+                let place = format!("{} in {precision} on {tier:?}", kernel.name());
+                check(kernel, tier, &parse(kernel, tier, *precision, &place), &place);
+            }
         }
     }
 }
@@ -72,7 +81,7 @@ fn the_storage_bindings_are_the_declared_ones() {
         let (reads, writes) = kernel.args();
         let access = iter::repeat_n(StorageAccess::LOAD, reads.len()).chain(iter::repeat(StorageAccess::LOAD | StorageAccess::STORE));
         let args = reads.iter().chain(writes).zip(access);
-        let declared: Vec<_> = args.zip(1..).map(|((arg, access), at)| (0, at, arg.name, access, arg.dtype)).collect();
+        let declared: Vec<_> = args.zip(1..).map(|((arg, access), at)| (0, at, arg.name, access, element_of(arg.dtype))).collect();
         let mut found: Vec<_> = module
             .global_variables
             .iter()
@@ -88,6 +97,11 @@ fn the_storage_bindings_are_the_declared_ones() {
         assert_eq!(found, declared, "{place}: group, binding, name, access and element of the arguments");
         assert!(found.len() <= STORAGE_BUFFERS, "{place}: {} storage buffers", found.len());
     });
+}
+
+/// What a shader reads an argument as: weights come as words, whatever their precision.
+fn element_of(dtype: Dtype) -> Dtype {
+    if let Dtype::Weights(_) = dtype { Dtype::U32 } else { dtype }
 }
 
 /// What the words of a runtime-sized array of scalars or of vectors of 4 are.
@@ -156,7 +170,9 @@ fn every_shader_file_is_a_kernel_of_the_same_name() {
 
 #[test]
 fn every_linked_file_is_used() {
-    let permutations: Vec<String> = ALL.iter().flat_map(|kernel| Tier::ALL.iter().map(|tier| source(*kernel, tier))).collect();
+    let precisions = |kernel, tier| Precision::ALL.into_iter().map(move |precision| source(kernel, tier, precision));
+    let permutations: Vec<String> =
+        ALL.iter().flat_map(|kernel| Tier::ALL.iter().flat_map(move |tier| precisions(*kernel, tier))).collect();
     for (name, text) in files("shaders/link") {
         assert!(permutations.iter().any(|whole| whole.contains(&text)), "no kernel links shaders/link/{name}.wgsl");
     }

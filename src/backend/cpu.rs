@@ -64,7 +64,7 @@ impl Cpu {
         let mut taken: Vec<Vec<f32>> = writes.iter().map(|id| std::mem::take(&mut self.buffers[id.0 as usize])).collect();
         {
             let reads: Vec<&[f32]> = reads.iter().map(|id| self.buffers[id.0 as usize].as_slice()).collect();
-            dispatch.kernel.run_twin(&dispatch.params, &reads, taken.iter_mut().map(Vec::as_mut_slice).collect());
+            dispatch.kernel.run_twin(&dispatch.params, dispatch.precision, &reads, taken.iter_mut().map(Vec::as_mut_slice).collect());
         }
         for (id, buffer) in writes.iter().zip(taken) {
             self.buffers[id.0 as usize] = buffer;

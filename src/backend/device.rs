@@ -58,6 +58,8 @@ pub struct DeviceOptions {
     pub shadow: bool,
     /// Bytes that one binding may have at most, where less than the device's own limit is wanted.
     pub max_binding: Option<u64>,
+    /// Bytes of memory that a model may take. Default: what the machine has to spare, where the device shares its memory; else unknown.
+    pub memory: Option<u64>,
     /// Forces a tier instead of choosing one from the adapter's facts.
     pub tier: Option<Tier>,
 }
@@ -134,7 +136,8 @@ impl DeviceInfo {
         Self { name: format!("CPU ({threads} thread{})", if threads == 1 { "" } else { "s" }), adapter: None }
     }
 
-    pub(crate) fn gpu(adapter: AdapterInfo) -> Self {
+    /// A GPU.
+    pub fn gpu(adapter: AdapterInfo) -> Self {
         Self { name: format!("{} ({})", adapter.name, adapter.api), adapter: Some(adapter) }
     }
 

@@ -7,7 +7,7 @@
 mod adapters;
 mod looks;
 
-pub(crate) use adapters::{Found, enumerate};
+pub(crate) use adapters::{Found, enumerate, tier};
 pub(crate) use looks::Look;
 
 use std::collections::HashMap;
@@ -19,14 +19,21 @@ use crate::backend::pass::Pass;
 use crate::backend::{GATE_LIVE, new_gate, wgsl};
 use crate::error::{Error, Result};
 use crate::kernel::{AnyKernel, Link, Tier};
+use crate::precision::Precision;
 use crate::tensor::BufferId;
-use adapters::{check_size, tier};
+use adapters::check_size;
 
 /// Dispatches per submit: long work is split, so that no submit runs into a driver's time limit.
 const DISPATCHES_PER_SUBMIT: usize = 64;
 
 /// Dispatches whose parameters there is room for. When they are used up, all plans are made anew.
 const SLOTS: usize = 8192;
+
+/// Bytes from the parameters of one dispatch to the next: no device may ask for more.
+const ALIGN: usize = 256;
+
+/// Bytes of the parameters of all dispatches.
+pub(super) const PARAMS_BYTES: usize = SLOTS * ALIGN;
 
 /// Bytes of writes after which a submit is made.
 const MOST_UNSUBMITTED: usize = 64 << 20;
@@ -68,12 +75,11 @@ pub(crate) struct Gpu {
     info: DeviceInfo,
     tier: Tier,
     max_binding: u64,
-    pipelines: HashMap<&'static str, Arc<Pipeline>>,
+    pipelines: HashMap<(&'static str, Precision), Arc<Pipeline>>,
     bind_groups: HashMap<(&'static str, Vec<BufferId>), wgpu::BindGroup>,
     gate: Gate,
     /// The parameters of all plans, and how many dispatches have theirs there.
     params: wgpu::Buffer,
-    align: usize,
     used: usize,
     /// How often the parameters were begun anew.
     epoch: usize,
@@ -141,6 +147,7 @@ impl Gpu {
         info.storage_buffers = limits.max_storage_buffers_per_shader_stage;
         info.workgroup_threads = limits.max_compute_invocations_per_workgroup;
         info.shared_memory = limits.max_compute_workgroup_storage_size;
+        info.subgroups = own.device.features().contains(wgpu::Features::SUBGROUP);
         check_size(&info)?;
         Ok(Self::with(own.device, own.queue, info, forced))
     }
@@ -160,12 +167,11 @@ impl Gpu {
             // The program's own `destroy`, or the end of the program, is reported here too; it only matters to a later call.
             keep_first(&first, Fault::Lost(format!("{reason:?}: {message}")));
         });
-        let tier = forced.unwrap_or_else(|| tier(&info, device.features()));
-        let align = device.limits().min_uniform_buffer_offset_alignment as usize;
+        let tier = forced.unwrap_or_else(|| tier(&info));
         let (gate_buffer, gate) = make_gate(&device, &queue);
         let params = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("parameters"),
-            size: (SLOTS * align) as u64,
+            size: PARAMS_BYTES as u64,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
@@ -179,7 +185,6 @@ impl Gpu {
             bind_groups: HashMap::new(),
             gate,
             params,
-            align,
             used: 0,
             epoch: 0,
             buffers: vec![gate_buffer],
@@ -245,17 +250,17 @@ impl Gpu {
             self.flush();
             (self.used, self.epoch) = (0, self.epoch + 1);
         }
-        let mut params = vec![0u8; count * self.align];
+        let mut params = vec![0u8; count * ALIGN];
         let mut steps = Vec::with_capacity(count);
-        for (i, (slot, dispatch)) in params.chunks_mut(self.align).zip(&pass.dispatches).enumerate() {
+        for (i, (slot, dispatch)) in params.chunks_mut(ALIGN).zip(&pass.dispatches).enumerate() {
             slot[..dispatch.params.len()].copy_from_slice(&dispatch.params);
-            let pipeline = self.pipeline(dispatch.kernel)?;
+            let pipeline = self.pipeline(dispatch.kernel, dispatch.precision)?;
             let bind_group = self.bind_group(&pipeline, dispatch.kernel, &dispatch.buffers);
             let gate = pipeline.gated.then_some(if dispatch.gated { GATE_LIVE as u32 * 4 } else { 0 });
-            let (offset, grid) = (((self.used + i) * self.align) as u32, dispatch.grid.map(|n| n as u32));
+            let (offset, grid) = (((self.used + i) * ALIGN) as u32, dispatch.grid.map(|n| n as u32));
             steps.push(Step { pipeline, bind_group, offset, grid, gate });
         }
-        self.queue.write_buffer(&self.params, (self.used * self.align) as u64, &params);
+        self.queue.write_buffer(&self.params, (self.used * ALIGN) as u64, &params);
         self.used += count;
         self.check("preparing a pass")?;
         Ok(Plan { steps, epoch: self.epoch })
@@ -266,17 +271,22 @@ impl Gpu {
         plan.epoch == self.epoch
     }
 
+    /// Bytes of the buffers through which results are read.
+    pub fn staging_bytes(&self) -> usize {
+        self.staging.iter().map(|staging| staging.size() as usize).sum()
+    }
+
     /// Command buffers submitted so far.
     pub fn submits(&self) -> u64 {
         self.submits
     }
 
-    fn pipeline(&mut self, kernel: &'static dyn AnyKernel) -> Result<Arc<Pipeline>> {
-        if let Some(pipeline) = self.pipelines.get(kernel.name()) {
+    fn pipeline(&mut self, kernel: &'static dyn AnyKernel, precision: Precision) -> Result<Arc<Pipeline>> {
+        if let Some(pipeline) = self.pipelines.get(&(kernel.name(), precision)) {
             return Ok(pipeline.clone());
         }
         let label = Some(kernel.name());
-        let text = wgsl::source(kernel, &self.tier);
+        let text = wgsl::source(kernel, &self.tier, precision);
         let module =
             self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(text.into()) });
         let (reads, writes) = kernel.args();
@@ -308,7 +318,7 @@ impl Gpu {
         });
         self.check(&format!("compiling kernel {}", kernel.name()))?;
         let pipeline = Arc::new(Pipeline { pipeline, layout, gated });
-        self.pipelines.insert(kernel.name(), pipeline.clone());
+        self.pipelines.insert((kernel.name(), precision), pipeline.clone());
         Ok(pipeline)
     }
 

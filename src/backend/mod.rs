@@ -6,6 +6,7 @@
 mod cpu;
 mod device;
 mod gpu;
+mod memory;
 mod pass;
 pub mod wgsl;
 
@@ -18,7 +19,7 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
 use crate::kernel::Tier;
-use crate::tensor::{BufferId, Dtype, Segmented, Tensor, stride};
+use crate::tensor::{BufferId, Dtype, Tensor};
 use cpu::Cpu;
 use gpu::Gpu;
 
@@ -102,6 +103,7 @@ pub struct Backend {
     tier: Tier,
     max_words: usize,
     allocated: usize,
+    memory: Option<u64>,
     gate: Tensor,
     counters: Counters,
     kernels: BTreeSet<&'static str>,
@@ -112,6 +114,8 @@ enum Engine {
     Gpu(Box<Gpu>),
     /// The twins and the GPU side by side. Both number their buffers alike.
     Shadow(Cpu, Box<Gpu>),
+    /// Nothing but the number of buffers: what would be allocated is counted, nothing runs.
+    Imagined(u32),
 }
 
 /// A pass made ready for one backend.
@@ -167,7 +171,11 @@ impl Backend {
                 }
             }
         };
-        Ok(Self::with(engine, info, options))
+        let (tier, own) = match &engine {
+            Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => (gpu.tier(), gpu.max_binding()),
+            Engine::Cpu(_) | Engine::Imagined(_) => (Tier::BASELINE, device::CPU_BINDING),
+        };
+        Ok(Self::with(engine, info, options, tier, own))
     }
 
     /// A backend on a device that the program made itself.
@@ -175,31 +183,8 @@ impl Backend {
     pub fn from_wgpu(own: OwnDevice, options: &DeviceOptions) -> Result<Self> {
         let gpu = Box::new(Gpu::adopt(own, options.tier)?);
         let info = gpu.info().clone();
-        Ok(Self::with(Engine::Gpu(gpu), info, options))
-    }
-
-    fn with(engine: Engine, info: DeviceInfo, options: &DeviceOptions) -> Self {
-        let (tier, own) = match &engine {
-            Engine::Cpu(_) => (Tier::BASELINE, device::CPU_BINDING),
-            Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => (gpu.tier(), gpu.max_binding()),
-        };
-        let max_bytes = options.max_binding.unwrap_or(own).min(own);
-        Self {
-            engine,
-            info,
-            tier,
-            max_words: (max_bytes / 4) as usize,
-            allocated: 0,
-            gate: Tensor {
-                buffer: BufferId(0),
-                rows: 1,
-                cols: GATE_MARKS + MOST_MARKS,
-                stride: GATE_MARKS + MOST_MARKS,
-                dtype: Dtype::U32,
-            },
-            counters: Counters::default(),
-            kernels: BTreeSet::new(),
-        }
+        let (tier, own) = (gpu.tier(), gpu.max_binding());
+        Ok(Self::with(Engine::Gpu(gpu), info, options, tier, own))
     }
 
     /// What the device is.
@@ -217,15 +202,10 @@ impl Backend {
         self.max_words
     }
 
-    /// Bytes allocated so far.
-    pub fn allocated_bytes(&self) -> usize {
-        self.allocated * 4
-    }
-
     /// What was done so far.
     pub fn counters(&self) -> Counters {
         let submits = match &self.engine {
-            Engine::Cpu(_) => 0,
+            Engine::Cpu(_) | Engine::Imagined(_) => 0,
             Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => gpu.submits(),
         };
         Counters { submits, ..self.counters }
@@ -256,90 +236,11 @@ impl Backend {
         Pass::new(self.tier)
     }
 
-    /// A zeroed `(rows, cols)` tensor. `what` names it in an error: [`Error::TooSmall`] past [`max_words`](Self::max_words).
-    pub fn tensor(&mut self, what: &str, dtype: Dtype, rows: usize, cols: usize) -> Result<Tensor> {
-        let stride = stride(cols);
-        let words = rows.max(1).checked_mul(stride).filter(|words| *words <= self.max_words);
-        let Some(words) = words else {
-            return Err(Error::TooSmall {
-                what: what.to_string(),
-                needed: format!("{} KiB in one binding", (rows as u128 * stride as u128 * 4).div_ceil(1 << 10)),
-                available: format!("{} KiB", self.max_words / 256),
-            });
-        };
-        let buffer = match &mut self.engine {
-            Engine::Cpu(cpu) => cpu.alloc(words),
-            Engine::Gpu(gpu) => Some(gpu.alloc(what, words)?),
-            Engine::Shadow(cpu, gpu) => cpu.alloc(words).and(Some(gpu.alloc(what, words)?)),
-        };
-        let buffer = buffer.ok_or_else(|| Error::TooSmall {
-            what: what.to_string(),
-            needed: format!("{} MiB", words.div_ceil(1 << 18)),
-            available: "less memory than that".to_string(),
-        })?;
-        self.allocated += words;
-        Ok(Tensor { buffer, rows, cols, stride, dtype })
-    }
-
-    /// A zeroed `(rows, cols)` matrix in as few parts as the binding limit allows. Parts start at multiples of `unit` rows
-    /// (1, or the rows of an expert, a head or a cache slot), which stay together.
-    pub fn segmented(&mut self, what: &str, rows: usize, cols: usize, unit: usize) -> Result<Segmented> {
-        let unit_words = unit.saturating_mul(stride(cols)).max(1);
-        let units = (self.max_words / unit_words).clamp(1, rows.div_ceil(unit).max(1));
-        let part_rows = units * unit;
-        let mut parts = Vec::new();
-        let mut first = 0;
-        while first < rows {
-            let part = self.tensor(what, Dtype::F32, part_rows.min(rows - first), cols)?;
-            parts.push(part);
-            first += part_rows;
-        }
-        Ok(Segmented { parts, part_rows, rows, cols })
-    }
-
-    /// Overwrites words of a tensor from word `offset` on. Data past the end is [`Error::Usage`].
-    pub fn write(&mut self, tensor: &Tensor, offset: usize, data: &[f32]) -> Result<()> {
-        check_write(tensor, offset, data)?;
-        match &mut self.engine {
-            Engine::Cpu(cpu) => cpu.write(tensor.buffer, offset, data),
-            Engine::Gpu(gpu) => gpu.write(tensor.buffer, offset, data),
-            Engine::Shadow(cpu, gpu) => {
-                cpu.write(tensor.buffer, offset, data);
-                gpu.write(tensor.buffer, offset, data);
-            }
-        }
-        Ok(())
-    }
-
-    /// As [`write`](Self::write), for words that nothing needs which was run since the last look: it may take place before that.
-    pub(crate) fn prepare(&mut self, tensor: &Tensor, offset: usize, data: &[f32]) -> Result<()> {
-        match &mut self.engine {
-            Engine::Gpu(gpu) => {
-                check_write(tensor, offset, data)?;
-                gpu.prepare(tensor.buffer, offset, data);
-                Ok(())
-            }
-            _ => self.write(tensor, offset, data),
-        }
-    }
-
-    /// Writes `data`, rows of `cols` words without padding, into rows from `first` on.
-    pub fn write_rows(&mut self, tensor: &Tensor, first: usize, cols: usize, data: &[f32]) -> Result<()> {
-        if cols == tensor.stride {
-            return self.write(tensor, first * tensor.stride, data);
-        }
-        let mut padded = vec![0.0; data.len() / cols.max(1) * tensor.stride];
-        for (to, from) in padded.chunks_mut(tensor.stride).zip(data.chunks(cols)) {
-            to[..cols].copy_from_slice(from);
-        }
-        self.write(tensor, first * tensor.stride, &padded)
-    }
-
     /// Makes a pass ready to be replayed.
     pub fn plan(&mut self, pass: Pass) -> Result<Plan> {
         self.kernels.extend(pass.dispatches.iter().map(|dispatch| dispatch.kernel.name()));
         let gpu = match &mut self.engine {
-            Engine::Cpu(_) => None,
+            Engine::Cpu(_) | Engine::Imagined(_) => None,
             Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => Some(gpu.plan(&pass)?),
         };
         Ok(Plan { pass, gpu })
@@ -355,11 +256,25 @@ impl Backend {
 
     /// Runs a plan. On a GPU this only hands it over; [`read`](Self::read) waits.
     pub async fn run(&mut self, plan: &Plan) -> Result<()> {
-        self.counters.dispatches += plan.pass.dispatches.len() as u64;
+        if let (Engine::Shadow(cpu, gpu), Some(ready)) = (&mut self.engine, &plan.gpu) {
+            self.counters.dispatches += plan.pass.dispatches.len() as u64;
+            return shadow(cpu, gpu, &plan.pass, ready).await;
+        }
+        self.submit(plan)
+    }
+
+    /// Runs a plan without a comparison on the way.
+    pub(crate) fn submit(&mut self, plan: &Plan) -> Result<()> {
+        let dispatches = plan.pass.dispatches.len();
+        self.counters.dispatches += dispatches as u64;
         match (&mut self.engine, &plan.gpu) {
             (Engine::Cpu(cpu), _) => cpu.run(&plan.pass),
-            (Engine::Gpu(gpu), Some(ready)) => gpu.run(ready, 0..plan.pass.dispatches.len())?,
-            (Engine::Shadow(cpu, gpu), Some(ready)) => shadow(cpu, gpu, &plan.pass, ready).await?,
+            (Engine::Gpu(gpu), Some(ready)) => gpu.run(ready, 0..dispatches)?,
+            (Engine::Shadow(cpu, gpu), Some(ready)) => {
+                cpu.run(&plan.pass);
+                gpu.run(ready, 0..dispatches)?;
+            }
+            (Engine::Imagined(_), _) => return Err(memory::imagined()),
             _ => return Err(Error::Usage { reason: "this plan was made for another device".into() }),
         }
         Ok(())
@@ -376,6 +291,7 @@ impl Backend {
         Ok(match &mut self.engine {
             Engine::Cpu(cpu) => Look::Here(spans.iter().map(|s| cpu.read(s.buffer, s.offset, s.len).to_vec()).collect()),
             Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => Look::Pending(gpu.look(spans)?),
+            Engine::Imagined(_) => return Err(memory::imagined()),
         })
     }
 
@@ -399,13 +315,6 @@ impl Backend {
             gpu.forget(look);
         }
     }
-}
-
-fn check_write(tensor: &Tensor, offset: usize, data: &[f32]) -> Result<()> {
-    if offset + data.len() <= tensor.rows.max(1) * tensor.stride {
-        return Ok(());
-    }
-    Err(Error::Usage { reason: format!("a write of {} words at {offset} does not fit the tensor", data.len()) })
 }
 
 /// How far a GPU kernel may be from its twin, relative to the largest value of the argument.
@@ -439,12 +348,12 @@ fn difference(dtype: Dtype, expected: &[f32], found: &[f32]) -> Option<String> {
     for (i, (e, f)) in expected.iter().zip(found).enumerate() {
         let bad = match dtype {
             Dtype::U32 => e.to_bits() != f.to_bits(),
-            Dtype::F32 => e.to_bits() != f.to_bits() && ((e - f).is_nan() || (e - f).abs() > SHADOW_TOLERANCE * scale),
+            Dtype::F32 | Dtype::Weights(_) => e.to_bits() != f.to_bits() && ((e - f).is_nan() || (e - f).abs() > SHADOW_TOLERANCE * scale),
         };
         if bad {
             let (e, f) = match dtype {
                 Dtype::U32 => (e.to_bits().to_string(), f.to_bits().to_string()),
-                Dtype::F32 => (e.to_string(), f.to_string()),
+                Dtype::F32 | Dtype::Weights(_) => (e.to_string(), f.to_string()),
             };
             return Some(format!("word {i}: CPU {e}, GPU {f}"));
         }

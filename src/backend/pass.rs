@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::kernel::{AnyKernel, Arg, Grid, Kernel, Params, Tier};
-use crate::tensor::{BufferId, Tensor};
+use crate::precision::Precision;
+use crate::tensor::{BufferId, Dtype, Tensor};
 
 /// One kernel with its parameters, its buffers (reads, then writes) and its grid.
 pub(crate) struct Dispatch {
@@ -11,6 +12,8 @@ pub(crate) struct Dispatch {
     pub buffers: Vec<BufferId>,
     pub reads: usize,
     pub grid: Grid,
+    /// How the weights among its arguments are stored; f32 where there are none.
+    pub precision: Precision,
     /// Whether it is left out once the gate is closed.
     pub gated: bool,
 }
@@ -35,8 +38,8 @@ impl Pass {
     }
 
     /// Counts bytes of weights that the dispatch recorded next reads, at most.
-    pub(crate) fn touch(&mut self, words: usize) {
-        self.weights += words as u64 * 4;
+    pub(crate) fn touch(&mut self, bytes: usize) {
+        self.weights += bytes as u64;
     }
 
     /// Bytes of weight matrices that this pass reads: of the experts, those of as many as its rows can choose.
@@ -66,7 +69,7 @@ impl Pass {
         let grid = (kernel.grid)(&params, &self.tier);
         let wrong = |reason: String| Error::Usage { reason: format!("kernel {}: {reason}", kernel.name) };
         for (arg, tensor) in pairs(&kernel.reads, &reads).chain(pairs(&kernel.writes, &writes)) {
-            if arg.dtype != tensor.dtype {
+            if !tensor.dtype.serves_as(arg.dtype) {
                 return Err(wrong(format!("{} should hold {:?} and holds {:?}", arg.name, arg.dtype, tensor.dtype)));
             }
         }
@@ -83,8 +86,12 @@ impl Pass {
         if grid.contains(&0) {
             return Ok(());
         }
-        let params = bytemuck::bytes_of(&params).to_vec();
-        self.dispatches.push(Dispatch { kernel, params, buffers, reads: R, grid, gated: self.gated });
+        let precision = reads.iter().find_map(|tensor| match tensor.dtype {
+            Dtype::Weights(precision) => Some(precision),
+            _ => None,
+        });
+        let (params, precision) = (bytemuck::bytes_of(&params).to_vec(), precision.unwrap_or(Precision::F32));
+        self.dispatches.push(Dispatch { kernel, params, buffers, reads: R, grid, precision, gated: self.gated });
         Ok(())
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use pollster::block_on;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::common::{self, Common, Report, thousands};
-use crate::backend::{Backend, DeviceChoice, DeviceOptions, adapters, choose};
-use crate::error::{Error, Result};
+use crate::backend::{Backend, DeviceChoice, DeviceInfo, adapters, choose};
+use crate::error::{Error, Result, size};
 use crate::model::config::{Attention, Config};
 use crate::model::defaults::{Defaults, Exit};
 use crate::model::files::{Source, Weights};
@@ -42,7 +42,6 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     let source = common::source(&args.model)?;
     let (config, defaults) = read_config(&source)?;
     let options = Options { loops: args.loops, context: args.ctx_size, ..Default::default() };
-    let needs = Needs::of(&config, &defaults, &options)?;
     let weights = Weights::open(&source)?;
     let notes = weights.check(&config.tensors())?;
     if args.check {
@@ -52,12 +51,8 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
             }
         }
     }
-    let device = Device::best(common)?;
-    let fault = match needs.check(&config, device.max_binding) {
-        Ok(()) => None,
-        Err(error @ Error::TooSmall { .. }) => Some(error.to_string()),
-        Err(error) => return Err(error),
-    };
+    let device = device(common)?;
+    let (needs, fault) = Needs::of(&device, &config, &defaults, &options, Some(&weights))?;
     let facts = Facts {
         model: &args.model,
         radius: spectral_radius(&weights, &config)?,
@@ -69,6 +64,7 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
         needs,
         weights: &weights,
         notes,
+        memory: Backend::imagined(&device, &common.device()).memory(),
         device,
         fault,
     };
@@ -85,21 +81,12 @@ fn vocabulary(source: &Source, config: &Config) -> Result<Option<usize>> {
 }
 
 /// The device that the model would run on.
-struct Device {
-    name: String,
-    max_binding: u64,
-}
-
-impl Device {
-    fn best(common: &Common) -> Result<Self> {
-        let mut found = if common.device == DeviceChoice::Cpu { Vec::new() } else { block_on(adapters()) };
-        if let Some(index) = choose(&common.device(), &found)? {
-            let adapter = found.swap_remove(index);
-            return Ok(Self { name: format!("{} ({})", adapter.name, adapter.api), max_binding: adapter.max_binding });
-        }
-        let cpu = block_on(Backend::open(&DeviceOptions { device: DeviceChoice::Cpu, ..Default::default() }))?;
-        Ok(Self { name: cpu.info().name.clone(), max_binding: 4 * cpu.max_words() as u64 })
-    }
+fn device(common: &Common) -> Result<DeviceInfo> {
+    let mut found = if common.device == DeviceChoice::Cpu { Vec::new() } else { block_on(adapters()) };
+    Ok(match choose(&common.device(), &found)? {
+        Some(index) => DeviceInfo::gpu(found.swap_remove(index)),
+        None => DeviceInfo::cpu(),
+    })
 }
 
 /// All that is reported.
@@ -114,9 +101,11 @@ struct Facts<'a> {
     notes: Vec<String>,
     radius: f32,
     vocabulary: Option<usize>,
-    device: Device,
+    device: DeviceInfo,
     /// Why the device cannot run it.
-    fault: Option<String>,
+    fault: Option<Error>,
+    /// Bytes that the device has to spare, where it is known.
+    memory: Option<u64>,
 }
 
 impl Facts<'_> {
@@ -195,7 +184,7 @@ impl Facts<'_> {
         let each = dtypes.iter().map(|(dtype, (tensors, bytes))| (dtype.clone(), json!({ "tensors": tensors, "bytes": bytes })));
         let list =
             self.weights.tensors().map(|t| json!({ "name": t.name, "dtype": t.dtype.to_string(), "shape": t.shape, "bytes": t.bytes }));
-        let mut tensors = json!({ "count": self.weights.tensors().count(), "dtypes": each.collect::<serde_json::Map<_, _>>() });
+        let mut tensors = json!({ "count": self.weights.tensors().count(), "dtypes": each.collect::<Map<_, _>>() });
         if self.list {
             tensors["list"] = list.collect();
         }
@@ -224,15 +213,33 @@ impl Facts<'_> {
             "tokenizer": self.vocabulary.map(|words| json!({ "vocab_size": words })),
             "device": {
                 "name": self.device.name,
-                "max_binding_bytes": self.device.max_binding,
-                "weights_bytes": needs.weights,
+                "max_binding_bytes": self.device.adapter.as_ref().map(|adapter| adapter.max_binding),
+                "memory_bytes": self.memory,
+                "matrices_bytes": self.needs.matrices.iter().map(|(p, bytes)| (p.name().into(), (*bytes).into())).collect::<Map<_, _>>(),
+                "weights_bytes": needs.weights(),
                 "cache_bytes": needs.cache,
                 "state_bytes": needs.states,
-                "largest_piece": { "what": needs.largest, "bytes": needs.largest_bytes },
+                "work_bytes": needs.work,
+                "total_bytes": needs.total(),
                 "fits": self.fault.is_none(),
-                "reason": self.fault,
+                "reason": self.fault.as_ref().map(ToString::to_string),
             },
         })
+    }
+
+    /// What takes memory on the device.
+    fn pieces(&self) -> Vec<(String, u64)> {
+        let needs = &self.needs;
+        let matrices = needs.matrices.iter().map(|(precision, bytes)| (format!("weight matrices in {precision}"), *bytes));
+        let positions = format!("{} positions", number(needs.context * needs.sequences));
+        matrices
+            .chain([
+                ("other weights and tables, in f32".to_string(), needs.tables),
+                (format!("cache of {positions}, {} loops", number(needs.loops)), needs.cache),
+                (format!("states of {positions}"), needs.states),
+                ("work of a pass".to_string(), needs.work),
+            ])
+            .collect()
     }
 
     fn text(&self) -> String {
@@ -303,24 +310,21 @@ impl Facts<'_> {
             ),
         );
         page.line("device", &self.device.name);
-        let (weights, cache, states) = (size(needs.weights), size(needs.cache), size(needs.states));
-        page.line("", &format!("needs {weights} of weights in f32 + {cache} of cache + {states} of states"));
-        page.line(
-            "",
-            &format!(
-                "largest piece: {}, {}; limit of a binding: {}",
-                needs.largest,
-                size(needs.largest_bytes),
-                size(self.device.max_binding)
-            ),
-        );
+        for (i, (what, bytes)) in self.pieces().into_iter().enumerate() {
+            page.line("", &format!("{} {:>10}  {what}", if i == 0 { "needs" } else { "     " }, size(bytes)));
+        }
+        page.line("", &format!("      {:>10}  in all", size(needs.total())));
         page.line(
             "",
             &match &self.fault {
-                None => "fits, if there is memory for it: devices do not tell how much they have".to_string(),
+                None if self.memory.is_some() => "fits".to_string(),
+                None => "fits, if there is memory for it: graphics cards do not tell how much they have".to_string(),
                 Some(fault) => format!("does not fit: {fault}"),
             },
         );
+        if let Some(hint) = self.fault.as_ref().and_then(Error::hint) {
+            page.line("", &hint);
+        }
         page.0
     }
 
@@ -366,14 +370,4 @@ fn shortest(number: f32) -> Value {
 
 fn number(number: usize) -> String {
     thousands(number as u64)
-}
-
-/// Bytes in the unit that keeps three digits or so.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        (value, unit) = (value / 1024.0, unit + 1);
-    }
-    if bytes < 1024 { format!("{bytes} bytes") } else { format!("{value:.*} {}", if value < 100.0 { 1 } else { 0 }, UNITS[unit]) }
 }

@@ -10,7 +10,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, Tier, f32s, u32s};
+use crate::kernel::{Kernel, Link, Tier, Twin, f32s, u32s};
 use crate::kernels::product::{Rows, mix, product};
 use crate::kernels::{CacheTensor, RowInfo, RowList, Slot, expect_room, row_info, slot_in_part};
 use crate::params;
@@ -40,7 +40,7 @@ pub const ATTENTION: Kernel<Params, 3, 1> = Kernel {
     reads: [u32s("list"), f32s("q"), f32s("cache")],
     writes: [f32s("y")],
     grid: |p, _| [p.rows as usize, p.heads as usize, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 /// Rows whose queries meet the keys in one product, at most: their scores should stay in a cache.

@@ -5,7 +5,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s, u32s};
+use crate::kernel::{Kernel, Link, Twin, f32s, u32s};
 use crate::kernels::{RowList, States, expect, expect_room, row_info};
 use crate::params;
 use crate::tensor::Tensor;
@@ -23,7 +23,7 @@ pub const BEGIN: Kernel<Params, 2, 3> = Kernel {
     reads: [u32s("list"), f32s("x")],
     writes: [f32s("h"), f32s("e"), f32s("out")],
     grid: |p, _| [p.rows as usize, 1, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [list, x]: [&[f32]; 2], [h, e, out]: [&mut [f32]; 3]) {

@@ -2,7 +2,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s};
+use crate::kernel::{Kernel, Link, Twin, f32s};
 use crate::kernels::{expect, expect_room};
 use crate::params;
 use crate::tensor::Tensor;
@@ -20,7 +20,7 @@ pub const COMBINE: Kernel<Params, 2, 1> = Kernel {
     reads: [f32s("y"), f32s("gates")],
     writes: [f32s("x")],
     grid: |p, tier| [p.rows as usize, (p.dim as usize).div_ceil(tier.workgroup as usize), 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [y, gates]: [&[f32]; 2], [x]: [&mut [f32]; 1]) {

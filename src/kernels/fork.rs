@@ -2,7 +2,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, f32s};
+use crate::kernel::{Kernel, Twin, f32s};
 use crate::kernels::{CacheTensor, expect_room};
 use crate::params;
 
@@ -19,7 +19,7 @@ pub const FORK: Kernel<Params, 0, 1> = Kernel {
     reads: [],
     writes: [f32s("cache")],
     grid: |p, _| [p.positions as usize, p.slots as usize, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, []: [&[f32]; 0], [cache]: [&mut [f32]; 1]) {

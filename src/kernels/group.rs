@@ -6,7 +6,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, u32s, words, words_mut};
+use crate::kernel::{Kernel, Link, Twin, u32s, words, words_mut};
 use crate::kernels::{MAX_EXPERTS, expect_room};
 use crate::params;
 use crate::tensor::Tensor;
@@ -24,7 +24,7 @@ pub const GROUP: Kernel<Params, 1, 2> = Kernel {
     reads: [u32s("ids")],
     writes: [u32s("tiles"), u32s("order")],
     grid: |_, _| [1, 1, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [ids]: [&[f32]; 1], [tiles, order]: [&mut [f32]; 2]) {

@@ -11,7 +11,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s, u32s};
+use crate::kernel::{Kernel, Link, Twin, f32s, u32s};
 use crate::kernels::product::dot;
 use crate::kernels::{NO_PLACE, RowList, States, expect, row_info};
 use crate::params;
@@ -51,7 +51,7 @@ pub const HALT: Kernel<Params, 3, 2> = Kernel {
     reads: [u32s("list"), f32s("h"), f32s("w")],
     writes: [f32s("out"), f32s("act")],
     grid: |p, _| [p.rows as usize, 1, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [list, h, w]: [&[f32]; 3], [out, act]: [&mut [f32]; 2]) {

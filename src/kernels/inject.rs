@@ -8,7 +8,7 @@
 
 use crate::backend::{GATE_LIVE, GATE_MARKS, Pass};
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s, u32s, words_mut};
+use crate::kernel::{Kernel, Link, Twin, f32s, u32s, words_mut};
 use crate::kernels::halt::{ACT, RUNNING};
 use crate::kernels::rmsnorm::normalise;
 use crate::kernels::{EPS, RowList, States, expect, expect_room, row_info};
@@ -28,7 +28,7 @@ pub const INJECT: Kernel<Params, 6, 2> = Kernel {
     reads: [u32s("list"), f32s("h"), f32s("e"), f32s("loop_emb"), f32s("gain"), f32s("act")],
     writes: [f32s("x"), u32s("gate")],
     grid: |p, _| [p.rows as usize, 1, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [list, h, e, loop_emb, gain, act]: [&[f32]; 6], [x, gate]: [&mut [f32]; 2]) {

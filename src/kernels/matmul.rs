@@ -1,15 +1,15 @@
 //! Linear layer for many rows: y\[r, b, o\] (+)= Σ_i w\[b, o, i\] · x\[r, b, i\], 4 × 4 results a thread. See [`linear`](super::linear).
 
-use crate::kernel::{Kernel, Link, f32s};
+use crate::kernel::{Kernel, Link, Twin, f32s, u32s, weights};
 use crate::kernels::linear::{Params, twin};
 
 /// The kernel.
-pub const MATMUL: Kernel<Params, 2, 1> = Kernel {
+pub const MATMUL: Kernel<Params, 3, 1> = Kernel {
     name: "matmul",
     body: include_str!("../../shaders/matmul.wgsl"),
-    links: &[Link::Gate, Link::Tile],
-    reads: [f32s("w"), f32s("x")],
+    links: &[Link::Gate, Link::Weight, Link::Tile],
+    reads: [weights("w"), u32s("scales"), f32s("x")],
     writes: [f32s("y")],
     grid: |p, tier| [(p.outs as usize).div_ceil(tier.tile()), (p.rows as usize).div_ceil(tier.tile()), p.batch as usize],
-    twin,
+    twin: Twin::Weights(twin),
 };

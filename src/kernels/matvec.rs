@@ -1,15 +1,15 @@
 //! Linear layer for few rows: y\[r, b, o\] (+)= Σ_i w\[b, o, i\] · x\[r, b, i\], a team of threads an output. See [`linear`](super::linear).
 
-use crate::kernel::{Kernel, Link, f32s};
+use crate::kernel::{Kernel, Link, Twin, f32s, u32s, weights};
 use crate::kernels::linear::{Params, twin};
 
 /// The kernel.
-pub const MATVEC: Kernel<Params, 2, 1> = Kernel {
+pub const MATVEC: Kernel<Params, 3, 1> = Kernel {
     name: "matvec",
     body: include_str!("../../shaders/matvec.wgsl"),
-    links: &[Link::Gate, Link::TeamDot],
-    reads: [f32s("w"), f32s("x")],
+    links: &[Link::Gate, Link::Weight, Link::TeamDot],
+    reads: [weights("w"), u32s("scales"), f32s("x")],
     writes: [f32s("y")],
     grid: |p, tier| [(p.outs as usize).div_ceil((tier.workgroup / tier.lanes) as usize), p.rows as usize, p.batch as usize],
-    twin,
+    twin: Twin::Weights(twin),
 };

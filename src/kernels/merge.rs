@@ -4,7 +4,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s, u32s, words, words_mut};
+use crate::kernel::{Kernel, Link, Twin, f32s, u32s, words, words_mut};
 use crate::kernels::expect_room;
 use crate::kernels::top::{Parts, take_best};
 use crate::params;
@@ -23,7 +23,7 @@ pub const MERGE: Kernel<Params, 2, 2> = Kernel {
     reads: [f32s("part_values"), u32s("part_ids")],
     writes: [f32s("values"), u32s("ids")],
     grid: |p, _| [p.rows as usize, 1, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [part_values, part_ids]: [&[f32]; 2], [values, ids]: [&mut [f32]; 2]) {

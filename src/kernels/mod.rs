@@ -18,6 +18,7 @@ pub mod linear;
 pub mod matmul;
 pub mod matvec;
 pub mod merge;
+pub mod noise;
 mod product;
 pub mod recur;
 pub mod rmsnorm;
@@ -27,13 +28,14 @@ pub mod store_kv;
 pub mod store_latent;
 pub mod swiglu;
 pub mod top;
+pub mod transposed;
 
 use crate::error::{Error, Result};
 use crate::kernel::{AnyKernel, words};
 use crate::tensor::{Segmented, Tensor};
 
 /// Every kernel, for tests that go over all of them.
-pub const ALL: [&dyn AnyKernel; 21] = [
+pub const ALL: [&dyn AnyKernel; 23] = [
     &attention::ATTENTION,
     &begin::BEGIN,
     &combine::COMBINE,
@@ -47,6 +49,7 @@ pub const ALL: [&dyn AnyKernel; 21] = [
     &matmul::MATMUL,
     &matvec::MATVEC,
     &merge::MERGE,
+    &noise::NOISE,
     &recur::RECUR,
     &rmsnorm::RMSNORM,
     &rope::ROPE,
@@ -55,6 +58,7 @@ pub const ALL: [&dyn AnyKernel; 21] = [
     &store_latent::STORE_LATENT,
     &swiglu::SWIGLU,
     &top::TOP,
+    &transposed::TRANSPOSED,
 ];
 
 /// ε of every RMSNorm in the model family.

@@ -1,4 +1,8 @@
-//! The matrix products under the twins, by the `gemm` crate: checked slices in, one unsafe call.
+//! The matrix products under the twins: weights in any precision, by the `gemm` crate where they are f32 or many rows use them.
+
+use crate::kernel::words;
+use crate::precision::{BLOCK, Precision};
+use half::f16;
 
 /// Rows of a matrix in a slice: where they start and how far apart they are.
 #[derive(Clone, Copy)]
@@ -10,6 +14,57 @@ pub(super) struct Rows {
 impl Rows {
     fn end(&self, rows: usize, cols: usize) -> usize {
         self.start + rows.saturating_sub(1) * self.stride + cols
+    }
+}
+
+/// Rows of weights as a device holds them.
+#[derive(Clone, Copy)]
+pub(super) struct Weights<'a> {
+    pub precision: Precision,
+    pub data: &'a [f32],
+    pub scales: &'a [f32],
+    /// Numbers from one row to the next.
+    pub stride: usize,
+    /// The row that counts as the first.
+    pub first: usize,
+}
+
+impl<'a> From<(&'a [f32], Rows)> for Weights<'a> {
+    /// Numbers that are no weights, or weights that are always f32.
+    fn from((data, rows): (&'a [f32], Rows)) -> Self {
+        Self { precision: Precision::F32, data: &data[rows.start..], scales: &[], stride: rows.stride, first: 0 }
+    }
+}
+
+impl<'a> Weights<'a> {
+    /// The same from row `row` on.
+    pub fn from_row(self, row: usize) -> Self {
+        Self { first: self.first + row, ..self }
+    }
+
+    /// The numbers of f32 weights, from the first row on.
+    fn plain(&self) -> Option<&'a [f32]> {
+        (self.precision == Precision::F32).then(|| &self.data[self.first * self.stride..])
+    }
+
+    /// Writes the first numbers of row `row`.
+    pub fn read(&self, row: usize, to: &mut [f32]) {
+        let row = self.first + row;
+        let bytes = 4 * self.precision.words(self.stride);
+        let data = &bytemuck::cast_slice::<f32, u8>(self.data)[row * bytes..][..bytes];
+        let first = row * self.stride / BLOCK;
+        let scale = |block: usize| {
+            let block = first + block;
+            f16::from_bits((words(self.scales)[block / 2] >> (16 * (block % 2))) as u16).to_f32()
+        };
+        self.precision.unpack_row(data, scale, to);
+    }
+
+    /// The first `ins` numbers of `rows` rows, one row after the other.
+    fn unpack(&self, rows: usize, ins: usize) -> Vec<f32> {
+        let mut numbers = vec![0.0; rows * ins];
+        numbers.chunks_exact_mut(ins.max(1)).enumerate().for_each(|(row, to)| self.read(row, to));
+        numbers
     }
 }
 
@@ -26,21 +81,22 @@ const SLAB: usize = 320;
 /// `y[r, o] = Σ_i x[r, i] · w[o, i]`, added to `y` if `add`. Shapes: x (rows, ins), w (outs, ins), y (rows, outs).
 ///
 /// One row is a matter of reading the weights once. So it is for a few: slab by slab, each row takes its turn.
-pub(super) fn product(
+pub(super) fn product<'a>(
     (rows, ins, outs): (usize, usize, usize),
     (x, x_rows): (&[f32], Rows),
-    (w, w_rows): (&[f32], Rows),
+    w: impl Into<Weights<'a>>,
     (y, y_rows): (&mut [f32], Rows),
     add: bool,
 ) {
+    let w = w.into();
     if rows == 0 || outs == 0 {
         return;
     }
     let x = &x[x_rows.start..x_rows.end(rows, ins)];
-    let w = &w[w_rows.start..w_rows.end(outs, ins)];
     let y = &mut y[y_rows.start..y_rows.end(rows, outs)];
-    if rows > FEW_ROWS || outs <= SLAB {
-        return multiply((rows, ins, outs), (x, x_rows.stride), (w, w_rows.stride, 1), (y, y_rows.stride), add);
+    let w_rows = w.stride;
+    if let Some(w) = w.plain().filter(|_| rows > FEW_ROWS || outs <= SLAB) {
+        return multiply((rows, ins, outs), (x, x_rows.stride), (w, w_rows, 1), (y, y_rows.stride), add);
     }
     // The slabs, each with its part of every row of y.
     let mut slabs: Vec<Vec<&mut [f32]>> = (0..outs.div_ceil(SLAB)).map(|_| Vec::with_capacity(rows)).collect();
@@ -48,10 +104,7 @@ pub(super) fn product(
         slabs.iter_mut().zip(y[..outs].chunks_mut(SLAB)).for_each(|(slab, y)| slab.push(y));
     }
     let run = |(slab, parts): (usize, Vec<&mut [f32]>)| {
-        for (row, y) in parts.into_iter().enumerate() {
-            let (x, w) = (&x[row * x_rows.stride..], &w[slab * SLAB * w_rows.stride..]);
-            multiply((1, ins, y.len()), (x, 0), (w, w_rows.stride, 1), (y, 0), add);
-        }
+        slab_product(ins, (x, x_rows.stride), w.from_row(slab * SLAB), parts, add);
     };
     #[cfg(not(target_arch = "wasm32"))]
     if rows * ins * outs >= PARALLEL {
@@ -59,6 +112,41 @@ pub(super) fn product(
         return slabs.into_par_iter().enumerate().for_each(run);
     }
     slabs.into_iter().enumerate().for_each(run);
+}
+
+/// The product with the rows of one slab; `parts` has one slice of results for every row of x.
+fn slab_product(ins: usize, (x, x_stride): (&[f32], usize), w: Weights, mut parts: Vec<&mut [f32]>, add: bool) {
+    let outs = parts.first().map_or(0, |part| part.len());
+    let x_row = |row: usize| &x[row * x_stride..][..ins];
+    if let Some(plain) = w.plain() {
+        for (row, y) in parts.into_iter().enumerate() {
+            multiply((1, ins, outs), (x_row(row), 0), (plain, w.stride, 1), (y, 0), add);
+        }
+    } else if parts.len() <= FEW_ROWS {
+        // Each row of weights is unpacked into the nearest cache and used there.
+        let mut numbers = vec![0.0; ins];
+        for o in 0..outs {
+            w.read(o, &mut numbers);
+            for (row, y) in parts.iter_mut().enumerate() {
+                y[o] = dot(x_row(row), &numbers) + if add { y[o] } else { 0.0 };
+            }
+        }
+    } else {
+        let mut results = vec![0.0; parts.len() * outs];
+        multiply((parts.len(), ins, outs), (x, x_stride), (&w.unpack(outs, ins), ins, 1), (&mut results, outs), false);
+        for (y, results) in parts.into_iter().zip(results.chunks_exact(outs)) {
+            y.iter_mut().zip(results).for_each(|(y, result)| *y = result + if add { *y } else { 0.0 });
+        }
+    }
+}
+
+/// `y[r, j] = Σ_i x[r, i] · w[i, j]`: weights that lie the other way. Shapes: x (rows, ins), w (ins, outs), y (rows, outs).
+pub(super) fn transposed_product(shape: (usize, usize, usize), x: (&[f32], Rows), w: Weights, y: (&mut [f32], Rows)) {
+    let (_, ins, outs) = shape;
+    match w.plain() {
+        Some(plain) => mix(shape, x, (plain, Rows { start: 0, stride: w.stride }), y),
+        None => mix(shape, x, (&w.unpack(ins, outs), Rows { start: 0, stride: outs }), y),
+    }
 }
 
 /// `y[r, o] = Σ_i x[r, i] · w[i, o]`: as [`product`], with the other matrix lying the other way. Shapes: x (rows, ins), w (ins, outs).

@@ -8,7 +8,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s, u32s};
+use crate::kernel::{Kernel, Link, Twin, f32s, u32s};
 use crate::kernels::product::{Rows, mix, product};
 use crate::kernels::{RowList, States, expect, expect_room, row_info};
 use crate::params;
@@ -30,7 +30,7 @@ pub const RECUR: Kernel<Params, 7, 1> = Kernel {
     reads: [u32s("list"), f32s("x"), f32s("e"), f32s("down"), f32s("scale"), f32s("lora_b"), f32s("lti")],
     writes: [f32s("h")],
     grid: |p, _| [p.rows as usize, 1, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [list, x, e, down, scale, lora_b, lti]: [&[f32]; 7], [h]: [&mut [f32]; 1]) {

@@ -2,7 +2,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s};
+use crate::kernel::{Kernel, Link, Twin, f32s};
 use crate::kernels::product::dot;
 use crate::kernels::{EPS, expect_room};
 use crate::params;
@@ -21,7 +21,7 @@ pub const RMSNORM: Kernel<Params, 2, 1> = Kernel {
     reads: [f32s("x"), f32s("gain")],
     writes: [f32s("y")],
     grid: |p, _| [p.rows as usize, 1, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [x, gain]: [&[f32]; 2], [y]: [&mut [f32]; 1]) {

@@ -4,7 +4,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s, u32s};
+use crate::kernel::{Kernel, Link, Twin, f32s, u32s};
 use crate::kernels::linear::Columns;
 use crate::kernels::{RowList, expect_room, row_info};
 use crate::params;
@@ -27,7 +27,7 @@ pub const ROPE: Kernel<Params, 3, 1> = Kernel {
     reads: [u32s("list"), f32s("angles"), f32s("x")],
     writes: [f32s("y")],
     grid: |p, _| [p.rows as usize, 1, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [list, angles, x]: [&[f32]; 3], [y]: [&mut [f32]; 1]) {

@@ -6,7 +6,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s, u32s, words_mut};
+use crate::kernel::{Kernel, Link, Twin, f32s, u32s, words_mut};
 use crate::kernels::product::{Rows, product};
 use crate::kernels::{MAX_EXPERTS, expect, expect_room};
 use crate::params;
@@ -25,7 +25,7 @@ pub const ROUTER: Kernel<Params, 3, 2> = Kernel {
     reads: [f32s("x"), f32s("w"), f32s("bias")],
     writes: [u32s("ids"), f32s("gates")],
     grid: |p, _| [p.rows as usize, 1, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [x, w, bias]: [&[f32]; 3], [ids, gates]: [&mut [f32]; 2]) {

@@ -4,7 +4,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s, u32s};
+use crate::kernel::{Kernel, Link, Twin, f32s, u32s};
 use crate::kernels::rope::turn;
 use crate::kernels::{CacheTensor, RowList, Slot, expect, expect_room, row_info, slot_in_part};
 use crate::params;
@@ -26,7 +26,7 @@ pub const STORE_KV: Kernel<Params, 3, 1> = Kernel {
     reads: [u32s("list"), f32s("angles"), f32s("x")],
     writes: [f32s("cache")],
     grid: |p, _| [p.rows as usize, 1, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [list, angles, x]: [&[f32]; 3], [cache]: [&mut [f32]; 1]) {

@@ -5,7 +5,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s, u32s};
+use crate::kernel::{Kernel, Link, Twin, f32s, u32s};
 use crate::kernels::rmsnorm::normalise;
 use crate::kernels::rope::turn;
 use crate::kernels::{CacheTensor, EPS, RowList, Slot, expect, expect_room, row_info, slot_in_part};
@@ -29,7 +29,7 @@ pub const STORE_LATENT: Kernel<Params, 4, 1> = Kernel {
     reads: [u32s("list"), f32s("angles"), f32s("x"), f32s("gain")],
     writes: [f32s("cache")],
     grid: |p, _| [p.rows as usize, 1, 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [list, angles, x, gain]: [&[f32]; 4], [cache]: [&mut [f32]; 1]) {

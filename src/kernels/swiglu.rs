@@ -4,7 +4,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s};
+use crate::kernel::{Kernel, Link, Twin, f32s};
 use crate::kernels::{expect, expect_room};
 use crate::params;
 use crate::tensor::Tensor;
@@ -22,7 +22,7 @@ pub const SWIGLU: Kernel<Params, 1, 1> = Kernel {
     reads: [f32s("x")],
     writes: [f32s("y")],
     grid: |p, tier| [p.rows as usize, (p.dim as usize).div_ceil(tier.workgroup as usize), 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [x]: [&[f32]; 1], [y]: [&mut [f32]; 1]) {

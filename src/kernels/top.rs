@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, f32s, u32s, words_mut};
+use crate::kernel::{Kernel, Link, Twin, f32s, u32s, words_mut};
 use crate::kernels::merge::merge;
 use crate::kernels::{expect, expect_room};
 use crate::params;
@@ -31,7 +31,7 @@ pub const TOP: Kernel<Params, 1, 2> = Kernel {
     reads: [f32s("x")],
     writes: [f32s("values"), u32s("ids")],
     grid: |p, _| [p.rows as usize, (p.vocab as usize).div_ceil(p.part as usize), 1],
-    twin,
+    twin: Twin::Plain(twin),
 };
 
 fn twin(p: &Params, [x]: [&[f32]; 1], [values, ids]: [&mut [f32]; 2]) {

@@ -9,15 +9,16 @@
 use crate::backend::{Backend, Pass};
 use crate::error::Result;
 use crate::kernels::attention::{Heads, attention};
-use crate::kernels::linear::{Columns, Into, linear};
+use crate::kernels::linear::{Columns, Into, PerHead, linear};
 use crate::kernels::rmsnorm::rmsnorm;
 use crate::kernels::rope::rope;
 use crate::kernels::store_kv::store_kv;
 use crate::kernels::store_latent::store_latent;
+use crate::kernels::transposed::transposed;
 use crate::kernels::{CacheTensor, RowList, Slot};
 use crate::model::config::{self, Config};
 use crate::model::loader::Loader;
-use crate::tensor::{Dtype, Segmented, Tensor, stride};
+use crate::tensor::{Dtype, Matrix, Tensor, stride};
 
 /// One attention layer: weights, sizes, and the work tensors that it shares with the other layers.
 pub(crate) enum Attention {
@@ -28,8 +29,8 @@ pub(crate) enum Attention {
 /// Grouped-query attention.
 pub(crate) struct Gqa {
     /// \[wq; wk; wv\]: ((heads + 2 · key/value heads) · head size, dim).
-    qkv: Segmented,
-    wo: Segmented,
+    qkv: Matrix,
+    wo: Matrix,
     heads: Heads,
     work: GqaWork,
 }
@@ -37,17 +38,15 @@ pub(crate) struct Gqa {
 /// Latent attention.
 pub(crate) struct Mla {
     /// \[q_down; kv_down\]: (q_lora + kv_lora + rope, dim).
-    down: Segmented,
+    down: Matrix,
     q_norm: Tensor,
     /// A matrix a head: (heads · nope, q_lora).
-    q_up_nope: Segmented,
-    q_up_rope: Segmented,
+    q_up_nope: Matrix,
+    q_up_rope: Matrix,
     kv_norm: Tensor,
-    /// W_ukᵀ, a matrix a head: (heads · kv_lora, nope).
-    uk: Segmented,
-    /// W_uv, a matrix a head: (heads · v, kv_lora).
-    uv: Segmented,
-    wo: Segmented,
+    /// \[W_uk; W_uv\] a head: (heads · (nope + v), kv_lora).
+    kv_up: Matrix,
+    wo: Matrix,
     heads: Heads,
     nope: usize,
     v: usize,
@@ -164,16 +163,14 @@ impl Attention {
                 },
                 work: *work,
             }))),
-            (config::Attention::Mla { kv_lora_rank, q_lora_rank, rope, nope, v }, Work::Mla(work)) => {
-                let down = loader.stacked(&[(name("q_down"), q_lora_rank), (name("kv_down"), kv_lora_rank + rope)], d)?;
-                let q_norm = loader.small(&name("q_norm"), &[q_lora_rank])?;
-                let q_up_nope = loader.matrix(&name("q_up_nope"), h * nope, q_lora_rank, nope)?;
-                let data = loader.read(&name("q_up_nope"), &[h * nope, q_lora_rank])?;
-                loader.put(&q_up_nope, 0, &data)?;
-                let q_up_rope = loader.stacked(&[(name("q_up_rope"), h * rope)], q_lora_rank)?;
-                let kv_norm = loader.small(&name("kv_norm"), &[kv_lora_rank])?;
-                let (uk, uv) = Self::load_kv_up(loader, &name("kv_up"), h, (nope, v), kv_lora_rank)?;
-                let heads = Heads {
+            (config::Attention::Mla { kv_lora_rank, q_lora_rank, rope, nope, v }, Work::Mla(work)) => Ok(Self::Mla(Box::new(Mla {
+                down: loader.stacked(&[(name("q_down"), q_lora_rank), (name("kv_down"), kv_lora_rank + rope)], d)?,
+                q_norm: loader.small(&name("q_norm"), &[q_lora_rank])?,
+                q_up_nope: Self::load_heads(loader, name("q_up_nope"), (h * nope, q_lora_rank), nope)?,
+                q_up_rope: loader.stacked(&[(name("q_up_rope"), h * rope)], q_lora_rank)?,
+                kv_norm: loader.small(&name("kv_norm"), &[kv_lora_rank])?,
+                kv_up: Self::load_heads(loader, name("kv_up"), (h * (nope + v), kv_lora_rank), nope + v)?,
+                heads: Heads {
                     heads: h,
                     group: h, // one latent serves all heads
                     key_dim: kv_lora_rank + rope,
@@ -182,26 +179,21 @@ impl Attention {
                     value_start: 0,
                     value_step: 0,
                     scale: ((nope + rope) as f32).powf(-0.5),
-                };
-                let wo = loader.stacked(&[(name("wo"), d)], h * v)?;
-                Ok(Self::Mla(Box::new(Mla { down, q_norm, q_up_nope, q_up_rope, kv_norm, uk, uv, wo, heads, nope, v, work: *work })))
-            }
+                },
+                wo: loader.stacked(&[(name("wo"), d)], h * v)?,
+                nope,
+                v,
+                work: *work,
+            }))),
             _ => Err(crate::error::Error::Usage { reason: "work tensors of the other kind of attention".into() }),
         }
     }
 
-    /// Splits kv_up (heads · (nope + v), kv_lora) into W_ukᵀ, a (kv_lora, nope) matrix a head, and W_uv, a (v, kv_lora) matrix a head.
-    fn load_kv_up(loader: &mut Loader, name: &str, h: usize, (nope, v): (usize, usize), rank: usize) -> Result<(Segmented, Segmented)> {
-        let data = loader.read(name, &[h * (nope + v), rank])?;
-        let uk = loader.matrix(name, h * rank, nope, rank)?;
-        let uv = loader.matrix(name, h * v, rank, v)?;
-        for (head, rows) in data.chunks_exact((nope + v) * rank).enumerate() {
-            let (k, values) = rows.split_at(nope * rank);
-            let transposed: Vec<f32> = (0..rank).flat_map(|j| (0..nope).map(move |i| k[i * rank + j])).collect();
-            loader.put(&uk, head * rank, &transposed)?;
-            loader.put(&uv, head * v, values)?;
-        }
-        Ok((uk, uv))
+    /// A matrix a head, `rows` rows each, which stay together.
+    fn load_heads(loader: &mut Loader, name: String, (all, cols): (usize, usize), rows: usize) -> Result<Matrix> {
+        let matrix = loader.matrix(&name, &[all, cols], (all, cols), rows)?;
+        loader.fill(&matrix, 0, &[name], (all, cols))?;
+        Ok(matrix)
     }
 
     /// Records x += attention(normed).
@@ -219,13 +211,13 @@ impl Gqa {
         let d = heads.key_dim;
         let (k_start, v_start) = (heads.heads * d, heads.heads * d + heads.value_start);
         // [q | k | v] = [wq; wk; wv] x
-        linear(pass, &self.qkv, 1, normed.into(), (&work.qkv).into(), list.rows, Into::Set)?;
+        linear(pass, &self.qkv, normed.into(), (&work.qkv).into(), list.rows, Into::Set)?;
         // q = RoPE(q);   cached: [RoPE(k) | v]
         rope(pass, whole, angles, heads.heads, columns(&work.qkv, 0, d), columns(&work.q, 0, d))?;
         store_kv(pass, list, angles, heads.heads / heads.group, &work.qkv, (k_start, v_start), cache, slot)?;
         // x += wo attention(q)
         attention(pass, whole, heads, &work.q, cache, slot, (&work.y, d))?;
-        linear(pass, &self.wo, 1, (&work.y).into(), x.into(), rows, Into::Add)
+        linear(pass, &self.wo, (&work.y).into(), x.into(), rows, Into::Add)
     }
 }
 
@@ -235,21 +227,25 @@ impl Mla {
         let (key, rank, rope_dim) = (self.heads.key_dim, self.heads.value_dim, angles.cols);
         let q_lora = self.q_norm.cols;
         let nope = columns(&work.q_nope, 0, stride(self.nope));
+        let matrices = |w, start, step, outs| PerHead { w, batch: h, start, step, outs };
+        let uk = matrices(&self.kv_up, 0, self.nope + self.v, self.nope);
+        let uv = matrices(&self.kv_up, self.nope, self.nope + self.v, self.v);
         // [q latent | c | r] = [q_down; kv_down] x;   c_q = RMSNorm(q latent)
-        linear(pass, &self.down, 1, normed.into(), (&work.down).into(), list.rows, Into::Set)?;
+        linear(pass, &self.down, normed.into(), (&work.down).into(), list.rows, Into::Set)?;
         rmsnorm(pass, &work.down, &self.q_norm, &work.c_q, rows)?;
         // q_nope = q_up_nope c_q,  q_rope = q_up_rope c_q
-        linear(pass, &self.q_up_nope, h, (&work.c_q).into(), nope, rows, Into::Set)?;
-        linear(pass, &self.q_up_rope, 1, (&work.c_q).into(), (&work.q_rope).into(), rows, Into::Set)?;
+        let q_up_nope = matrices(&self.q_up_nope, 0, self.nope, self.nope);
+        linear(pass, q_up_nope, (&work.c_q).into(), nope, rows, Into::Set)?;
+        linear(pass, &self.q_up_rope, (&work.c_q).into(), (&work.q_rope).into(), rows, Into::Set)?;
         // q = [W_ukᵀ q_nope | RoPE(q_rope)] per head
-        linear(pass, &self.uk, h, nope, columns(&work.q, 0, key), rows, Into::Set)?;
+        transposed(pass, uk, nope, columns(&work.q, 0, key), rows)?;
         rope(pass, whole, angles, h, columns(&work.q_rope, 0, rope_dim), columns(&work.q, rank, key))?;
         // cached: [RMSNorm(c) | RoPE(r)]
         store_latent(pass, list, angles, &work.down, q_lora, &self.kv_norm, cache, slot)?;
         attention(pass, whole, self.heads, &work.q, cache, slot, (&work.context, stride(rank)))?;
         // y = W_uv Σ a c̄ per head;   x += wo y
-        linear(pass, &self.uv, h, columns(&work.context, 0, stride(rank)), columns(&work.y, 0, self.v), rows, Into::Set)?;
-        linear(pass, &self.wo, 1, (&work.y).into(), x.into(), rows, Into::Add)
+        linear(pass, uv, columns(&work.context, 0, stride(rank)), columns(&work.y, 0, self.v), rows, Into::Set)?;
+        linear(pass, &self.wo, (&work.y).into(), x.into(), rows, Into::Add)
     }
 }
 

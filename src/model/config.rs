@@ -90,6 +90,9 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
     /// Whether a file without it is complete.
     pub optional: bool,
+    /// Whether it is one of the large matrices, which may be stored in any [`Precision`](crate::precision::Precision). All else (router,
+    /// halting head, norms, injection, LoRA) is computed with in f32: a choice that flips costs more than they weigh.
+    pub matrix: bool,
 }
 
 /// Largest number of elements of any one table or row that the engine itself makes: 1 GiB of f32.
@@ -279,7 +282,7 @@ impl Config {
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let (d, v, r) = (self.dim, self.vocab_size, self.lora_rank);
         let mut list = List(Vec::new());
-        list.add("embed.weight", &[v, d]);
+        list.matrix("embed.weight", &[v, d]);
         for i in 0..self.prelude_layers {
             self.add_dense_block(&mut list, &format!("prelude.{i}"));
         }
@@ -306,7 +309,7 @@ impl Config {
             self.add_dense_block(&mut list, &format!("coda.{i}"));
         }
         list.add("norm.weight", &[d]);
-        list.0.push(TensorSpec { name: "head.weight".into(), shape: vec![v, d], optional: true });
+        list.0.push(TensorSpec { name: "head.weight".into(), shape: vec![v, d], optional: true, matrix: true });
         list.0
     }
 
@@ -320,7 +323,10 @@ impl Config {
         let (d, h) = (self.dim, self.n_heads);
         list.add(&format!("{block}.attn_norm.weight"), &[d]);
         list.add(&format!("{block}.ffn_norm.weight"), &[d]);
-        let mut add = |name: &str, shape: &[usize]| list.add(&format!("{block}.attn.{name}.weight"), shape);
+        let mut add = |name: &str, shape: &[usize]| {
+            let name = format!("{block}.attn.{name}.weight");
+            if shape.len() == 2 { list.matrix(&name, shape) } else { list.add(&name, shape) }
+        };
         match self.attention {
             Attention::Gqa { n_kv_heads, head_dim } => {
                 add("wq", &[d, d]);
@@ -347,14 +353,18 @@ struct List(Vec<TensorSpec>);
 
 impl List {
     fn add(&mut self, name: &str, shape: &[usize]) {
-        self.0.push(TensorSpec { name: name.into(), shape: shape.to_vec(), optional: false });
+        self.0.push(TensorSpec { name: name.into(), shape: shape.to_vec(), optional: false, matrix: false });
+    }
+
+    fn matrix(&mut self, name: &str, shape: &[usize]) {
+        self.0.push(TensorSpec { name: name.into(), shape: shape.to_vec(), optional: false, matrix: true });
     }
 
     /// down(silu(gate x) ⊙ up x) from `dim` through `hidden` to `dim`.
     fn add_swiglu(&mut self, name: &str, dim: usize, hidden: usize) {
-        self.add(&format!("{name}.gate.weight"), &[hidden, dim]);
-        self.add(&format!("{name}.up.weight"), &[hidden, dim]);
-        self.add(&format!("{name}.down.weight"), &[dim, hidden]);
+        self.matrix(&format!("{name}.gate.weight"), &[hidden, dim]);
+        self.matrix(&format!("{name}.up.weight"), &[hidden, dim]);
+        self.matrix(&format!("{name}.down.weight"), &[dim, hidden]);
     }
 }
 

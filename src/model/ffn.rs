@@ -16,13 +16,24 @@ use crate::kernels::router::router;
 use crate::kernels::swiglu::swiglu;
 use crate::model::config::Config;
 use crate::model::loader::Loader;
-use crate::tensor::{Dtype, Segmented, Tensor};
+use crate::precision::BLOCK;
+use crate::tensor::{Dtype, Matrix, Tensor};
 
 /// Dense SwiGLU.
 pub(crate) struct Dense {
-    gate_up: Segmented,
-    down: Segmented,
+    gate_up: Matrix,
+    down: Matrix,
     work: SwigluWork,
+}
+
+/// Hidden numbers of each of several layers side by side. What lies beside another starts where a block of weights may start.
+fn share(layers: usize, dim: usize) -> usize {
+    if layers > 1 { dim.next_multiple_of(2 * BLOCK) } else { dim }
+}
+
+/// Hidden numbers of all shared experts together, as they lie on the device.
+fn shared_dim(config: &Config) -> usize {
+    config.n_shared_experts * share(config.n_shared_experts, config.expert_dim * config.n_experts_per_tok)
 }
 
 /// [gate | up] and silu(gate) ⊙ up of some rows.
@@ -43,31 +54,25 @@ impl SwigluWork {
 impl Dense {
     /// Loads `PREFIX.{gate,up,down}`; with several prefixes the layers of `dim` hidden numbers each, side by side.
     pub fn load(loader: &mut Loader, config: &Config, prefixes: &[String], dim: usize, work: SwigluWork) -> Result<Self> {
-        let named = |part: &str| prefixes.iter().map(|prefix| (format!("{prefix}.{part}.weight"), dim)).collect::<Vec<_>>();
-        let gate_up = loader.stacked(&[named("gate"), named("up")].concat(), config.dim)?;
-        let all = prefixes.len() * dim;
-        let down = loader.matrix("down", config.dim, all, 1)?;
-        if let [prefix] = prefixes {
-            let data = loader.read(&format!("{prefix}.down.weight"), &[config.dim, dim])?;
-            loader.put(&down, 0, &data)?;
-        } else {
-            let mut beside = vec![0.0; config.dim * all];
-            for (i, prefix) in prefixes.iter().enumerate() {
-                let data = loader.read(&format!("{prefix}.down.weight"), &[config.dim, dim])?;
-                for (to, from) in beside.chunks_exact_mut(all).zip(data.chunks_exact(dim)) {
-                    to[i * dim..][..dim].copy_from_slice(from);
-                }
-            }
-            loader.put(&down, 0, &beside)?;
+        let share = share(prefixes.len(), dim);
+        let (d, all) = (config.dim, prefixes.len() * share);
+        let named = |part: &str| prefixes.iter().map(|prefix| format!("{prefix}.{part}.weight")).collect::<Vec<_>>();
+        let (gates, ups, downs) = (named("gate"), named("up"), named("down"));
+        let like = |names: &[String]| names.first().cloned().unwrap_or_default();
+        let gate_up = loader.matrix(&like(&gates), &[dim, d], (2 * all, d), 1)?;
+        for (i, name) in gates.into_iter().chain(ups).enumerate() {
+            loader.fill(&gate_up, i * share, &[name], (dim, d))?;
         }
+        let down = loader.matrix(&like(&downs), &[d, dim], (d, all), 1)?;
+        loader.fill(&down, 0, &downs, (d, dim))?;
         Ok(Self { gate_up, down, work })
     }
 
     /// Records y += down(silu(gate x) ⊙ up x).
     fn record(&self, pass: &mut Pass, x: &Tensor, y: &Tensor, rows: usize) -> Result<()> {
-        linear(pass, &self.gate_up, 1, x.into(), (&self.work.gate_up).into(), rows, Into::Set)?;
+        linear(pass, &self.gate_up, x.into(), (&self.work.gate_up).into(), rows, Into::Set)?;
         swiglu(pass, &self.work.gate_up, &self.work.hidden, rows)?;
-        linear(pass, &self.down, 1, (&self.work.hidden).into(), y.into(), rows, Into::Add)
+        linear(pass, &self.down, (&self.work.hidden).into(), y.into(), rows, Into::Add)
     }
 }
 
@@ -78,9 +83,9 @@ pub(crate) struct Moe {
     /// (1, experts).
     pub bias: Tensor,
     /// \[gate; up\] of every expert: (experts · 2F, dim).
-    gate_up: Segmented,
+    gate_up: Matrix,
     /// (experts · dim, F).
-    down: Segmented,
+    down: Matrix,
     shared: Option<Dense>,
     work: MoeWork,
 }
@@ -107,7 +112,7 @@ impl MoeWork {
         let (k, tile) = (config.n_experts_per_tok, backend.tier().tile());
         let pairs = rows.checked_mul(k).ok_or_else(|| Error::Usage { reason: "too many rows".into() })?;
         let swiglu = SwigluWork::new(backend, pairs, config.expert_dim)?;
-        let shared = match config.shared_dim() {
+        let shared = match shared_dim(config) {
             0 => None,
             dim => Some(SwigluWork::new(backend, rows, dim)?),
         };
@@ -131,16 +136,13 @@ impl Moe {
         let (d, f, e) = (config.dim, config.expert_dim, config.n_experts);
         let router = loader.small(&format!("{prefix}.router.weight"), &[e, d])?;
         let bias = loader.small(&format!("{prefix}.router_bias"), &[e])?;
-        let gate_up = loader.matrix("experts' gate and up", e * 2 * f, d, 2 * f)?;
-        let down = loader.matrix("experts' down", e * d, f, d)?;
+        let name = |expert: usize, part: &str| format!("{prefix}.routed_experts.{expert}.{part}.weight");
+        let gate_up = loader.matrix(&name(0, "gate"), &[f, d], (e * 2 * f, d), 2 * f)?;
+        let down = loader.matrix(&name(0, "down"), &[d, f], (e * d, f), d)?;
         for expert in 0..e {
-            let name = |part: &str| format!("{prefix}.routed_experts.{expert}.{part}.weight");
-            for (part, first) in [("gate", 2 * f * expert), ("up", 2 * f * expert + f)] {
-                let data = loader.read(&name(part), &[f, d])?;
-                loader.put(&gate_up, first, &data)?;
-            }
-            let data = loader.read(&name("down"), &[d, f])?;
-            loader.put(&down, d * expert, &data)?;
+            loader.fill(&gate_up, 2 * f * expert, &[name(expert, "gate")], (f, d))?;
+            loader.fill(&gate_up, 2 * f * expert + f, &[name(expert, "up")], (f, d))?;
+            loader.fill(&down, d * expert, &[name(expert, "down")], (d, f))?;
         }
         let prefixes: Vec<String> = (0..config.n_shared_experts).map(|s| format!("{prefix}.shared_experts.{s}")).collect();
         let shared = match work.shared {
@@ -194,5 +196,5 @@ impl Ffn {
 /// The most words of one row of the feed-forward work tensors, counting a row's K slots together.
 pub(crate) fn widest(config: &Config) -> usize {
     let k = config.n_experts_per_tok;
-    [2 * config.ffn_dim(), 2 * config.shared_dim(), k * 2 * config.expert_dim, k * config.dim].into_iter().max().unwrap_or(0)
+    [2 * config.ffn_dim(), 2 * shared_dim(config), k * 2 * config.expert_dim, k * config.dim].into_iter().max().unwrap_or(0)
 }

@@ -6,10 +6,13 @@
 
 mod fields;
 mod header;
+mod rows;
 mod weights;
 
 pub(super) use fields::{Fields, shorten};
 pub use header::{Dtype, TensorInfo};
+pub(crate) use rows::rows_of_a_piece;
+pub use rows::{FORMAT, FORMAT_KEY, Stored};
 pub use weights::Weights;
 
 use crate::error::{Error, Result};

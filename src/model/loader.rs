@@ -1,79 +1,166 @@
-//! From the files to the device: tensors are read one at a time, stacked where the kernels want them side by side, uploaded.
+//! From the files to the device: rows are read piece by piece, put into the precision asked for, laid side by side where the kernels want
+//! them so, and uploaded. No more than a piece is in memory.
+
+use std::collections::BTreeMap;
 
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::model::files::Weights;
-use crate::tensor::{Dtype, Segmented, Tensor};
+use crate::kernels::noise::noise;
+use crate::model::files::{Weights, rows_of_a_piece};
+use crate::precision::{Packed, Precision};
+use crate::tensor::{Dtype, Matrix, Tensor};
 
 /// How far a load has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes of weights on the device.
+    /// Bytes of the files that have been read.
     pub loaded: u64,
-    /// Bytes of all weights.
+    /// Bytes of all that will be read.
     pub total: u64,
+}
+
+/// Where the numbers come from.
+pub(crate) enum Filling<'a> {
+    /// A model's files.
+    Files(&'a Weights<'a>),
+    /// Noise made on the device, in the size of trained weights: to time a model that nobody has trained.
+    Noise,
+    /// Nowhere: what a model takes is counted on an imagined device. The files tell the precision of each matrix.
+    Nothing(Option<&'a Weights<'a>>),
+}
+
+impl<'a> Filling<'a> {
+    /// The files, if there are any.
+    pub fn weights(&self) -> Option<&'a Weights<'a>> {
+        match self {
+            Self::Files(weights) => Some(weights),
+            Self::Noise => None,
+            Self::Nothing(weights) => *weights,
+        }
+    }
 }
 
 /// Reads tensors by name and puts them on a device.
 pub(crate) struct Loader<'a> {
     pub backend: &'a mut Backend,
-    pub weights: &'a Weights<'a>,
+    pub filling: Filling<'a>,
+    /// The precision of all matrices, where not each keeps its own.
+    pub dtype: Option<Precision>,
     pub progress: &'a mut dyn FnMut(Progress),
     pub state: Progress,
+    /// Bytes of matrices on the device by precision.
+    pub matrices: BTreeMap<Precision, u64>,
 }
 
 impl Loader<'_> {
-    /// A tensor as it is in the file, f32.
+    /// The numbers of a small tensor.
     pub fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let data = self.weights.read(name, shape)?;
-        self.state.loaded += data.len() as u64 * 4;
-        (self.progress)(self.state);
+        let numbers: usize = shape.iter().product();
+        let weights = match self.filling {
+            Filling::Files(weights) => weights,
+            Filling::Noise => return Ok(invented(name, numbers)),
+            Filling::Nothing(_) => return Ok(vec![0.0; numbers]),
+        };
+        let data = weights.read(name, shape)?;
+        self.advance(weights.stored(name, shape, false)?.bytes());
         Ok(data)
     }
 
-    /// A small matrix or vector in one piece, `(rows, cols)`.
+    fn advance(&mut self, bytes: u64) {
+        self.state.loaded += bytes;
+        (self.progress)(self.state);
+    }
+
+    /// A small matrix or vector in f32, `(rows, cols)`.
     pub fn small(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let data = self.read(name, shape)?;
         let cols = shape.last().copied().unwrap_or(1);
-        self.upload(name, cols, &data)
+        self.upload(name, (data.len() / cols, cols), || data)
     }
 
-    /// Rows of `cols` numbers that were computed here.
-    pub fn upload(&mut self, what: &str, cols: usize, data: &[f32]) -> Result<Tensor> {
-        let tensor = self.backend.tensor(what, Dtype::F32, data.len() / cols, cols)?;
-        self.backend.write_rows(&tensor, 0, cols, data)?;
+    /// `(rows, cols)` numbers that are computed here.
+    pub fn upload(&mut self, what: &str, (rows, cols): (usize, usize), data: impl FnOnce() -> Vec<f32>) -> Result<Tensor> {
+        let tensor = self.backend.tensor(what, Dtype::F32, rows, cols)?;
+        if !matches!(self.filling, Filling::Nothing(_)) {
+            self.backend.write_rows(&tensor, 0, cols, &data())?;
+        }
         Ok(tensor)
     }
 
-    /// An empty matrix on the device, to be filled by [`put`](Self::put). Parts are cut at multiples of `unit` rows.
-    pub fn matrix(&mut self, what: &str, rows: usize, cols: usize, unit: usize) -> Result<Segmented> {
-        self.backend.segmented(what, rows, cols, unit)
+    /// An empty matrix on the device, to be filled by [`fill`](Self::fill), in the precision asked for or else the one in which the file
+    /// has `like`, of shape `shape`. Parts are cut at multiples of `unit` rows.
+    pub fn matrix(&mut self, like: &str, shape: &[usize], (rows, cols): (usize, usize), unit: usize) -> Result<Matrix> {
+        let precision = match (self.dtype, self.filling.weights()) {
+            (Some(precision), _) => precision,
+            (None, Some(weights)) => weights.stored(like, shape, true)?.precision(),
+            (None, None) => Precision::F32,
+        };
+        let matrix = self.backend.matrix(like, precision, rows, cols, unit)?;
+        *self.matrices.entry(precision).or_default() += matrix.bytes(rows) as u64;
+        if matches!(self.filling, Filling::Noise) {
+            noise(self.backend, &matrix)?;
+        }
+        Ok(matrix)
     }
 
-    /// Writes rows into a matrix from row `first` on.
-    pub fn put(&mut self, matrix: &Segmented, first: usize, data: &[f32]) -> Result<()> {
-        let rows = data.len() / matrix.cols;
-        for (start, part) in matrix.parts() {
-            let (from, to) = (first.max(start), (first + rows).min(start + part.rows));
-            if from < to {
-                let data = &data[(from - first) * matrix.cols..(to - first) * matrix.cols];
-                self.backend.write_rows(part, from - start, matrix.cols, data)?;
+    /// Fills rows from `first` on with tensors of `(rows, cols)` side by side. Each but a lone one takes an equal share of the columns.
+    pub fn fill(&mut self, matrix: &Matrix, first: usize, beside: &[String], (rows, cols): (usize, usize)) -> Result<()> {
+        let Filling::Files(weights) = self.filling else { return Ok(()) };
+        let precision = matrix.precision;
+        let stored = beside.iter().map(|name| weights.stored(name, &[rows, cols], true)).collect::<Result<Vec<_>>>()?;
+        let piece = rows_of_a_piece(matrix.cols);
+        for from in (0..rows).step_by(piece) {
+            let count = piece.min(rows - from);
+            let packed = stored.iter().map(|stored| weights.read_rows(*stored, from, count, precision)).collect::<Result<Vec<_>>>()?;
+            let (data, scales) = device_rows(matrix, &packed, count, cols);
+            self.backend.write_matrix(matrix, first + from, &data, &scales)?;
+            for stored in &stored {
+                let until = |rows: usize| stored.bytes() as u128 * rows as u128 / stored.rows() as u128;
+                self.advance((until(from + count) - until(from)) as u64);
             }
         }
         Ok(())
     }
 
     /// Several matrices of `cols` columns, one above the other.
-    pub fn stacked(&mut self, parts: &[(String, usize)], cols: usize) -> Result<Segmented> {
+    pub fn stacked(&mut self, parts: &[(String, usize)], cols: usize) -> Result<Matrix> {
         let rows = parts.iter().map(|(_, rows)| rows).sum();
-        let what = parts.first().map_or("", |(name, _)| name.as_str());
-        let matrix = self.matrix(what, rows, cols, 1)?;
-        let mut first = 0;
+        let Some((first, first_rows)) = parts.first() else { return self.backend.matrix("", Precision::F32, rows, cols, 1) };
+        let matrix = self.matrix(first, &[*first_rows, cols], (rows, cols), 1)?;
+        let mut at = 0;
         for (name, rows) in parts {
-            let data = self.read(name, &[*rows, cols])?;
-            self.put(&matrix, first, &data)?;
-            first += rows;
+            self.fill(&matrix, at, std::slice::from_ref(name), (*rows, cols))?;
+            at += rows;
         }
         Ok(matrix)
+    }
+}
+
+/// `count` rows as the device wants them: what lies side by side, each padded with zeros to its share of the row.
+fn device_rows(matrix: &Matrix, beside: &[Packed], count: usize, cols: usize) -> (Vec<f32>, Vec<f32>) {
+    let precision = matrix.precision;
+    let share = if beside.len() == 1 { matrix.stride() } else { matrix.cols / beside.len() };
+    // Rows of `own` bytes each, in shares of `padded` words of a row of `all` words.
+    let rows_of = |bytes: &dyn Fn(&Packed) -> &[u8], own: usize, padded: usize, all: usize| {
+        let mut rows = vec![0.0f32; count * all];
+        for (i, packed) in beside.iter().enumerate() {
+            for (to, from) in rows.chunks_exact_mut(all.max(1)).zip(bytes(packed).chunks_exact(own.max(1))) {
+                bytemuck::cast_slice_mut::<f32, u8>(&mut to[i * padded..])[..own].copy_from_slice(from);
+            }
+        }
+        rows
+    };
+    let data = rows_of(&|packed| &packed.data, precision.row_bytes(cols), precision.words(share), precision.words(matrix.cols));
+    let scale_words = (precision.scale_words(share), precision.scale_words(matrix.cols));
+    (data, rows_of(&|packed| &packed.scales, 2 * precision.blocks(cols), scale_words.0, scale_words.1))
+}
+
+/// Numbers of a small tensor of a model that nobody has trained: norms leave their input as it is, the rest is small.
+fn invented(name: &str, numbers: usize) -> Vec<f32> {
+    match name.rsplit('.').nth(1).unwrap_or_default() {
+        norm if norm.ends_with("norm") => vec![1.0; numbers],
+        // A fixed multiple of the golden ratio: spread evenly in ±0.03.
+        "router" | "lora" | "down" | "scale" | "halt" => (0..numbers).map(|i| (i as f32 * 0.618_034).fract() * 0.06 - 0.03).collect(),
+        _ => vec![0.0; numbers],
     }
 }

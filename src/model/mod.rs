@@ -41,18 +41,19 @@ pub use schedule::Schedule;
 pub use sequence::Sequence;
 pub use trace::{Detail, LoopTrace, PassTrace, TokenTrace, Trace};
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::backend::{Backend, Counters, DeviceInfo, DeviceOptions, Plan};
 use crate::error::{Error, Result};
 use crate::kernels::{CacheTensor, States};
-use crate::tensor::{Dtype, Segmented, Tensor};
+use crate::precision::Precision;
+use crate::tensor::{Dtype, Matrix, Tensor};
 use block::Block;
 use config::Config;
 use defaults::{Defaults, Exit};
 use ffn::{Dense, Ffn};
 use files::{Source, Weights};
-use loader::Loader;
+use loader::{Filling, Loader};
 use recurrent::Recurrent;
 use sizes::{Sizes, check_driver, check_kernels};
 use stages::PlanKey;
@@ -72,6 +73,8 @@ pub const DEFAULT_CATCH_UP: usize = DEFAULT_CHUNK / 2;
 pub struct Options {
     /// The device to run on.
     pub device: DeviceOptions,
+    /// How weight matrices are stored on the device. Default: as in the files, bf16 as f16.
+    pub dtype: Option<Precision>,
     /// Positions of each sequence's cache. Default: `max_seq_len`, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
     /// The most loops that will be asked for: the cache has a slot for each. Default: the folder's `n_loops`, else
@@ -110,11 +113,12 @@ pub struct Engine {
     pace: Pace,
     flight: flight::Flight,
     plans: HashMap<PlanKey, Plan>,
+    needs: Needs,
 }
 
 /// The weights.
 struct Net {
-    embed: Segmented,
+    embed: Matrix,
     prelude: Vec<Block>,
     recurrent: Recurrent,
     coda: Vec<Block>,
@@ -123,67 +127,106 @@ struct Net {
 }
 
 impl Engine {
-    /// Loads a model. `progress` is called after every tensor.
+    /// Loads a model. `progress` is called after every piece that was read. What it takes is counted before anything is allocated.
     ///
     /// Errors: whatever is wrong with the files ([`Error::File`], [`Error::Format`], [`Error::Config`], [`Error::Tensor`]), the
     /// options ([`Error::Argument`], [`Error::Context`], [`Error::Loops`]) or the device ([`Error::NoAdapter`],
-    /// [`Error::TooSmall`], [`Error::Gpu`]).
+    /// [`Error::TooSmall`], [`Error::Memory`], [`Error::Gpu`]).
     pub async fn load(source: &Source, options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Self> {
-        let (config, defaults) = read_config(source)?;
         // Everything about the files and the options is checked before a device is opened.
-        let weights = Weights::open(source)?;
-        let notes = weights.check(&config.tensors())?;
-        let sizes = Sizes::choose(&config, &defaults, options)?;
+        let (weights, config, defaults, notes) = open(source)?;
+        Sizes::choose(&config, &defaults, options)?;
         let backend = Backend::open(&options.device).await?;
-        Self::build(config, defaults, notes, &weights, sizes, backend, progress)
+        let engine = Self::build(backend, config, defaults, options, Filling::Files(&weights), progress)?;
+        Ok(Self { notes, ..engine })
     }
 
     /// Loads a model onto a backend that is already open: on a device that the program made itself, for instance. The device
     /// in `options` is not looked at.
     pub fn load_on(backend: Backend, source: &Source, options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Self> {
-        let (config, defaults) = read_config(source)?;
-        let weights = Weights::open(source)?;
-        let notes = weights.check(&config.tensors())?;
-        let sizes = Sizes::choose(&config, &defaults, options)?;
-        Self::build(config, defaults, notes, &weights, sizes, backend, progress)
+        let (weights, config, defaults, notes) = open(source)?;
+        let engine = Self::build(backend, config, defaults, options, Filling::Files(&weights), progress)?;
+        Ok(Self { notes, ..engine })
     }
 
+    /// A model of these sizes with weights that nobody has trained, made on the device: to time it. Its matrices are f32 where `options`
+    /// ask for nothing else. Errors: those of [`load`](Self::load) that are not about files.
+    pub async fn untrained(config: Config, options: &Options) -> Result<Self> {
+        Sizes::choose(&config, &Defaults::default(), options)?;
+        let backend = Backend::open(&options.device).await?;
+        Self::build(backend, config, Defaults::default(), options, Filling::Noise, &mut |_| {})
+    }
+
+    /// Builds the model, unless it is known beforehand that the device has not the memory.
     fn build(
+        backend: Backend,
         config: Config,
         defaults: Defaults,
-        notes: Vec<String>,
-        weights: &Weights,
-        sizes: Sizes,
-        mut backend: Backend,
+        options: &Options,
+        filling: Filling,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
-        check_kernels(&config)?;
-        check_driver(&config, &sizes, &backend)?;
+        let weights = filling.weights();
+        let imagined = backend.imagine();
+        let plan = |options: &Options| Needs::count(imagined.imagine(), &config, &defaults, options, weights);
+        let needs = plan(options)?;
+        needs.check_memory(backend.info(), backend.memory(), options, &plan)?;
+        let info = backend.info().clone();
+        let built = Self::allocate(backend, &config, &defaults, options, filling, progress);
+        // Counting has shown that every piece fits a binding: what is too small now is the memory.
+        built.map_err(|error| match error {
+            Error::TooSmall { available, .. } => needs.refused(&info, available, options, &plan),
+            error => error,
+        })
+    }
+
+    /// Allocates everything and fills the weights.
+    fn allocate(
+        mut backend: Backend,
+        config: &Config,
+        defaults: &Defaults,
+        options: &Options,
+        filling: Filling,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self> {
+        let sizes = Sizes::choose(config, defaults, options)?;
+        check_kernels(config)?;
+        check_driver(config, &sizes, &backend)?;
+        let mut needs = Needs { context: sizes.context, loops: sizes.loops, sequences: sizes.sequences, ..Needs::default() };
+        let mut allocated = 0;
+        let mut since_then = |backend: &Backend| {
+            let before = std::mem::replace(&mut allocated, backend.allocated_bytes());
+            (allocated - before) as u64
+        };
         let slots = config.cache_slots(sizes.loops);
         let slot_rows = sizes.sequences * sizes.context;
+        let pace = sizes.pace.unwrap_or_else(|| Pace::of(&backend));
+        let work = Work::new(&mut backend, config, sizes.chunk, pace.group.min(sizes.loops).min(drive::MOST_PASSES))?;
+        needs.work = since_then(&backend);
         let rows = backend.segmented("the cache", slots * slot_rows, config.cache_width(), slot_rows)?;
         let cache = CacheTensor { rows, slots, sequences: sizes.sequences, context: sizes.context };
-        let pace = sizes.pace.unwrap_or_else(|| Pace::of(&backend));
-        let work = Work::new(&mut backend, &config, sizes.chunk, pace.group.min(sizes.loops).min(drive::MOST_PASSES))?;
+        needs.cache = since_then(&backend);
         let states = States {
             h: backend.tensor("the states of all positions", Dtype::F32, slot_rows, config.dim)?,
             e: backend.tensor("the states of all positions", Dtype::F32, slot_rows, config.dim)?,
             context: sizes.context,
         };
-        let total = config.tensors().iter().filter(|t| !t.optional).map(|t| t.shape.iter().product::<usize>() as u64 * 4).sum();
+        needs.states = since_then(&backend);
+        let total = filling.weights().map_or(0, |weights| weights.tensors().map(|tensor| tensor.bytes).sum());
         let state = Progress { loaded: 0, total };
-        let mut loader = Loader { backend: &mut backend, weights, progress, state };
-        let net = Net::load(&mut loader, &config, &sizes, &work, states)?;
-        let sequences = sequence::Slots::new(sizes.sequences);
+        let mut loader = Loader { backend: &mut backend, filling, dtype: options.dtype, progress, state, matrices: BTreeMap::new() };
+        let net = Net::load(&mut loader, config, &sizes, &work, states)?;
+        needs.matrices = loader.matrices;
+        needs.tables = since_then(&backend) - needs.matrices.values().sum::<u64>();
         Ok(Self {
-            config,
-            defaults,
-            notes,
+            config: config.clone(),
+            defaults: defaults.clone(),
+            notes: Vec::new(),
             backend,
             net,
             cache,
             work,
-            sequences,
+            sequences: sequence::Slots::new(sizes.sequences),
             loops: sizes.loops,
             schedule: sizes.schedule,
             catch_up: sizes.catch_up,
@@ -191,7 +234,13 @@ impl Engine {
             pace,
             flight: flight::Flight::default(),
             plans: HashMap::new(),
+            needs,
         })
+    }
+
+    /// What the model takes on the device.
+    pub fn needs(&self) -> &Needs {
+        &self.needs
     }
 
     /// The model's sizes.
@@ -269,6 +318,14 @@ impl Engine {
     }
 }
 
+/// The files of a model, checked against each other; what is worth a note.
+fn open(source: &Source) -> Result<(Weights<'_>, Config, Defaults, Vec<String>)> {
+    let (config, defaults) = read_config(source)?;
+    let weights = Weights::open(source)?;
+    let notes = weights.check(&config.tensors())?;
+    Ok((weights, config, defaults, notes))
+}
+
 /// `config.json` and `generation_config.json` of a source.
 pub fn read_config(source: &Source) -> Result<(Config, Defaults)> {
     let path = source.path("config.json");
@@ -302,7 +359,7 @@ impl Net {
             recurrent: Recurrent::load(loader, config, sizes.loops, &work.attention, work.moe, states)?,
             coda,
             norm: loader.small("norm.weight", &[config.dim])?,
-            angles: loader.upload("RoPE table", config.rope_dim(), &config.rope_rows(0, sizes.context))?,
+            angles: loader.upload("RoPE table", (sizes.context, config.rope_dim()), || config.rope_rows(0, sizes.context))?,
         })
     }
 }

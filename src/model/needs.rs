@@ -1,15 +1,20 @@
-//! What a model takes on a device, from its config alone: known before anything is loaded.
+//! What a model takes on a device, counted before anything is allocated: the model is built on an imagined device, by the same code that
+//! builds the real one. And what would make it fit, where it does not.
 
-use super::config::{Attention, Config};
+use std::collections::BTreeMap;
+
+use super::config::Config;
 use super::defaults::Defaults;
-use super::sizes::{Sizes, check_kernels};
-use super::{Options, work};
-use crate::error::{Error, Result};
-use crate::tensor::stride;
+use super::loader::Filling;
+use super::{Engine, Options};
+use crate::backend::{Backend, DeviceInfo};
+use crate::error::{Error, Result, size};
+use crate::model::files::Weights;
+use crate::precision::Precision;
 
-/// The sizes that a model would be loaded with, and the memory that follows. Work tensors, which are small beside the rest, and
-/// the padding of rows to multiples of four numbers do not count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The sizes that a model is loaded with, and the bytes that follow. Buffers through which results are read are made on demand and do
+/// not count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Positions of each sequence.
     pub context: usize,
@@ -17,71 +22,150 @@ pub struct Needs {
     pub loops: usize,
     /// Sequences.
     pub sequences: usize,
-    /// Bytes of the weights, in f32.
-    pub weights: u64,
+    /// Bytes of the weight matrices in each precision, scales included.
+    pub matrices: BTreeMap<Precision, u64>,
+    /// Bytes of what is always f32: router, norms, LoRA, halting head, and the tables of positions and loops.
+    pub tables: u64,
     /// Bytes of the cache of all sequences.
     pub cache: u64,
     /// Bytes of the states at which the loop stands at every cached position, of all sequences.
     pub states: u64,
-    /// The largest piece that must lie in one binding: all else is cut as small as the device asks for.
-    pub largest: &'static str,
-    /// Bytes of that piece.
-    pub largest_bytes: u64,
+    /// Bytes of the tensors that a pass works on, and of the parameters of kernels.
+    pub work: u64,
 }
 
 impl Needs {
-    /// What loading a model of this config with these options takes. Errors: those of options that no device can serve.
-    pub fn of(config: &Config, defaults: &Defaults, options: &Options) -> Result<Self> {
-        let sizes = Sizes::choose(config, defaults, options)?;
-        let parameters = config.parameters();
-        let positions = sizes.sequences as u64 * sizes.context as u64;
-        let (largest, largest_bytes) = largest_piece(config, &sizes);
-        Ok(Self {
-            context: sizes.context,
-            loops: sizes.loops,
-            sequences: sizes.sequences,
-            weights: (parameters.total + parameters.buffers) * 4,
-            cache: config.cache_bytes_per_token(sizes.loops).saturating_mul(positions),
-            states: positions.saturating_mul(config.state_bytes_per_token()),
-            largest,
-            largest_bytes,
-        })
+    /// What loading a model of this config with these options takes on a device, and why the device cannot hold it where that is known.
+    /// `weights` tell the precision of each matrix where the options do not; without them it is f32.
+    ///
+    /// # Errors
+    /// Those of options that no device can serve.
+    pub fn of(
+        info: &DeviceInfo,
+        config: &Config,
+        defaults: &Defaults,
+        options: &Options,
+        weights: Option<&Weights>,
+    ) -> Result<(Self, Option<Error>)> {
+        let backend = Backend::imagined(info, &options.device);
+        let memory = backend.memory();
+        let plan = |options: &Options| Self::count(backend.imagine(), config, defaults, options, weights);
+        match plan(options) {
+            Ok(needs) => {
+                let fault = needs.check_memory(info, memory, options, &plan).err();
+                Ok((needs, fault))
+            }
+            // A piece is too large for this device: counted as if it were not.
+            Err(fault @ Error::TooSmall { .. }) => {
+                let boundless = Backend::imagined(&DeviceInfo::cpu(), &Default::default());
+                Ok((Self::count(boundless, config, defaults, options, weights)?, Some(fault)))
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// [`Error::TooSmall`] where a device whose bindings have at most `max_binding` bytes cannot run the model. Whether it has
-    /// enough memory is not known before it is asked for: devices do not tell.
-    pub fn check(&self, config: &Config, max_binding: u64) -> Result<()> {
-        check_kernels(config)?;
-        if self.largest_bytes <= max_binding {
-            return Ok(());
-        }
-        Err(Error::TooSmall {
-            what: self.largest.into(),
-            needed: format!("{} MiB in one binding", self.largest_bytes.div_ceil(1 << 20)),
-            available: format!("{} MiB", max_binding >> 20),
-        })
+    pub(super) fn count(
+        backend: Backend,
+        config: &Config,
+        defaults: &Defaults,
+        options: &Options,
+        weights: Option<&Weights>,
+    ) -> Result<Self> {
+        Engine::allocate(backend, config, defaults, options, Filling::Nothing(weights), &mut |_| {}).map(|engine| engine.needs)
     }
-}
 
-fn largest_piece(config: &Config, sizes: &Sizes) -> (&'static str, u64) {
-    let matrix = |rows: usize, cols: usize| (rows as u64).saturating_mul(stride(cols) as u64 * 4);
-    let head = match config.attention {
-        Attention::Gqa { .. } => 0,
-        Attention::Mla { kv_lora_rank, q_lora_rank, nope, v, .. } => {
-            matrix(nope, q_lora_rank).max(matrix(kv_lora_rank, nope)).max(matrix(v, kv_lora_rank))
+    /// Bytes of all weights.
+    pub fn weights(&self) -> u64 {
+        self.matrices.values().sum::<u64>() + self.tables
+    }
+
+    /// Bytes in all.
+    pub fn total(&self) -> u64 {
+        self.weights() + self.cache + self.states + self.work
+    }
+
+    /// [`Error::Memory`] where it is known that the device has less memory than that. `plan` counts for other options.
+    pub(super) fn check_memory(
+        &self,
+        info: &DeviceInfo,
+        memory: Option<u64>,
+        options: &Options,
+        plan: &dyn Fn(&Options) -> Result<Needs>,
+    ) -> Result<()> {
+        match memory {
+            Some(memory) if memory < self.total() => Err(Error::Memory {
+                device: info.name.clone(),
+                needed: self.total(),
+                available: Some(memory),
+                parts: self.parts(),
+                advice: self.advice(memory, options, plan),
+            }),
+            _ => Ok(()),
         }
-    };
-    let expert = matrix(2 * config.expert_dim, config.dim).max(matrix(config.dim, config.expert_dim));
-    let pieces = [
-        ("a slot of the cache", matrix(sizes.sequences.saturating_mul(sizes.context), config.cache_width())),
-        ("the states of all positions", matrix(sizes.sequences.saturating_mul(sizes.context), config.dim)),
-        ("a matrix of one expert", expert),
-        ("a matrix of one head", head),
-        ("the router", matrix(config.n_experts, config.dim)),
-        ("the LoRA", matrix(config.lora_rank, config.dim).max(matrix(config.max_loop_iters, config.lora_rank))),
-        ("the loop embeddings", matrix(sizes.loops, config.dim)),
-        ("the RoPE table", matrix(sizes.context, config.rope_dim())),
-        ("one row's work", 4 * work::widest(config) as u64),
-    ];
-    pieces.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap_or_default()
+    }
+
+    /// The error of a device that refused an allocation, though nobody knew how much memory it has.
+    pub(super) fn refused(&self, info: &DeviceInfo, reason: String, options: &Options, plan: &dyn Fn(&Options) -> Result<Needs>) -> Error {
+        Error::Memory {
+            device: info.name.clone(),
+            needed: self.total(),
+            available: None,
+            parts: format!("{}; the device says: {reason}", self.parts()),
+            advice: self.advice(self.total() / 2, options, plan),
+        }
+    }
+
+    /// "weights 4.1 GiB in f32, cache …".
+    fn parts(&self) -> String {
+        let matrices: Vec<String> = self.matrices.iter().map(|(precision, bytes)| format!("{} in {precision}", size(*bytes))).collect();
+        let sizes = format!("context {}, loops {}, sequences {}", self.context, self.loops, self.sequences);
+        format!(
+            "matrices {}, other weights {}, cache {} ({sizes}), states {}, work {}",
+            matrices.join(" and "),
+            size(self.tables),
+            size(self.cache),
+            size(self.states),
+            size(self.work)
+        )
+    }
+
+    /// What would make it fit into `memory` bytes: each option alone, or a smaller precision with others.
+    fn advice(&self, memory: u64, options: &Options, plan: &dyn Fn(&Options) -> Result<Needs>) -> String {
+        let fits = |options: &Options| plan(options).is_ok_and(|needs| needs.total() <= memory);
+        let smaller = |options: &Options, least: usize, now: usize, set: &dyn Fn(&mut Options, usize)| {
+            // Half, a quarter, …: the first that fits is the largest of them.
+            std::iter::successors(Some(now / 2), |n| Some(n / 2)).take_while(|n| *n >= least).find(|n| {
+                let mut options = options.clone();
+                set(&mut options, *n);
+                fits(&options)
+            })
+        };
+        let alone = |options: &Options| {
+            let mut ways = Vec::new();
+            let knobs: [(&str, usize, usize, &dyn Fn(&mut Options, usize)); 3] = [
+                ("a context of", 16, self.context, &|options, n| options.context = Some(n)),
+                ("loops of", 1, self.loops, &|options, n| options.loops = Some(n)),
+                ("sequences of", 1, self.sequences, &|options, n| options.sequences = Some(n)),
+            ];
+            for (name, least, now, set) in knobs {
+                ways.extend(smaller(options, least, now, set).map(|n| format!("{name} {n}")));
+            }
+            ways
+        };
+        let with = |precision: Precision| Options { dtype: Some(precision), ..options.clone() };
+        let now = self.matrices.keys().copied().max().unwrap_or(Precision::F32);
+        let smaller_dtypes = || Precision::ALL.into_iter().rev().filter(|precision| *precision < now);
+        let mut ways: Vec<String> = smaller_dtypes().find(|p| fits(&with(*p))).map(|p| format!("dtype {p}")).into_iter().collect();
+        ways.extend(alone(options));
+        if ways.is_empty() {
+            for precision in smaller_dtypes() {
+                let others = alone(&with(precision));
+                if !others.is_empty() {
+                    return format!("it would fit with dtype {precision} and {}", others.join(" or "));
+                }
+            }
+            return "no dtype, context, number of loops or of sequences alone makes it fit: take a device with more memory".into();
+        }
+        format!("it would fit with {}", ways.join(", or with "))
+    }
 }

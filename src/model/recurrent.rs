@@ -61,7 +61,6 @@ impl Recurrent {
         let a = decay(&loader.read("recurrent.injection.log_A", &[d])?, loader.read("recurrent.injection.log_dt", &[1])?[0]);
         let spectral_radius = a.iter().copied().fold(0.0, f32::max);
         let lti = [a, loader.read("recurrent.injection.B", &[d])?].concat();
-        let loop_emb: Vec<f32> = (0..loops).flat_map(|t| config.loop_embedding(t)).collect();
         Ok(Self {
             norm: loader.small("recurrent.norm.weight", &[d])?,
             block: Block::load(loader, config, "recurrent.block", work, ffn)?,
@@ -71,13 +70,13 @@ impl Recurrent {
                 scale: loader.small("recurrent.lora.scale.weight", &[config.max_loop_iters, r])?,
                 b: loader.small("recurrent.lora.B", &[r, d])?,
             },
-            lti: loader.upload("A and B", d, &lti)?,
+            lti: loader.upload("A and B", (2, d), || lti)?,
             head: Head {
                 w: loader.small("recurrent.act.halt.weight", &[1, d])?,
                 bias: loader.read("recurrent.act.halt.bias", &[1])?[0],
                 threshold: config.act_threshold,
             },
-            loop_emb: loader.upload("loop embeddings", d, &loop_emb)?,
+            loop_emb: loader.upload("loop embeddings", (loops, d), || (0..loops).flat_map(|t| config.loop_embedding(t)).collect())?,
             spectral_radius,
             states,
         })

@@ -8,7 +8,7 @@ use crate::kernels::fork::fork;
 use crate::kernels::{CacheTensor, States};
 use crate::model::Engine;
 use crate::model::ledger::Ledger;
-use crate::model::stages::whole;
+use crate::tensor::Segmented;
 
 /// A sequence of tokens with its cached keys and values. Dropping it frees its place.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Engine {
         let mut copy = self.sequences.take()?;
         let mut pass = self.backend.pass();
         let States { h, e, context } = self.net.recurrent.states;
-        let states = |tensor| CacheTensor { rows: whole(tensor), slots: 1, sequences: self.cache.sequences, context };
+        let states = |tensor| CacheTensor { rows: Segmented::from(tensor), slots: 1, sequences: self.cache.sequences, context };
         for cache in [&self.cache, &states(h), &states(e)] {
             fork(&mut pass, cache, sequence.slot, copy.slot, sequence.len)?;
         }

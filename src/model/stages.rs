@@ -11,7 +11,6 @@ use crate::kernels::{RowList, Slot};
 use crate::model::Engine;
 use crate::model::attention::Step;
 use crate::model::work::{ENTERING, LEAVING, PICKS, TOKENS};
-use crate::tensor::{Segmented, Tensor};
 
 /// What tells one plan from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,7 +64,7 @@ impl Engine {
 
     /// The loop's output of the tokens that leave, into x.
     pub(super) fn record_gather(&self, pass: &mut Pass, rows: usize) -> Result<()> {
-        embed(pass, &whole(self.work.out), self.list(LEAVING, rows), &self.work.x)
+        embed(pass, &self.work.out.into(), self.list(LEAVING, rows), &self.work.x)
     }
 
     pub(super) fn record_coda(&self, pass: &mut Pass, layer: usize, rows: usize) -> Result<()> {
@@ -79,9 +78,9 @@ impl Engine {
             return Ok(());
         }
         let work = &self.work;
-        embed(pass, &whole(work.x), self.list(PICKS, picks), &work.picked)?;
+        embed(pass, &work.x.into(), self.list(PICKS, picks), &work.picked)?;
         rmsnorm(pass, &work.picked, &self.net.norm, &work.normed, picks)?;
-        linear(pass, &self.net.embed, 1, (&work.normed).into(), (&work.logits).into(), picks, Into::Set)?;
+        linear(pass, &self.net.embed, (&work.normed).into(), (&work.logits).into(), picks, Into::Set)?;
         let parts = Parts { values: &work.part_values, ids: &work.part_ids };
         top(pass, &work.logits, best, parts, &work.values, &work.ids, picks)
     }
@@ -126,9 +125,4 @@ impl Engine {
             None => Ok((0, 0)),
         }
     }
-}
-
-/// A tensor as a table of one part.
-pub(super) fn whole(tensor: Tensor) -> Segmented {
-    Segmented { part_rows: tensor.rows, rows: tensor.rows, cols: tensor.cols, parts: vec![tensor] }
 }

@@ -7,12 +7,14 @@ use refrain::error::Result;
 use refrain::kernel::Tier;
 use refrain::kernels::top::{PART, Parts, top};
 use refrain::kernels::{CacheTensor, RowList, States};
-use refrain::tensor::{Dtype, Segmented, Tensor};
+use refrain::precision::Precision;
+use refrain::tensor::{Dtype, Matrix, Segmented, Tensor};
 
 /// The most words of one binding: so few that caches and weights of a few thousand words come in several parts.
 pub const MAX_WORDS: usize = 8192;
 
 /// A tensor of a case, with what it held before and, once the bench has run, after.
+#[derive(Clone)]
 pub struct Made {
     pub what: String,
     pub tensor: Tensor,
@@ -63,8 +65,13 @@ impl<'a> Bench<'a> {
         for (to, from) in before.chunks_mut(tensor.stride).zip(data.chunks(cols)) {
             to[..cols].copy_from_slice(from);
         }
-        self.made.push(Made { what: what.to_string(), tensor, before, after: Vec::new(), judged: 0..tensor.stride });
+        self.keep(what, tensor, before);
         Ok(tensor)
+    }
+
+    fn keep(&mut self, what: &str, tensor: Tensor, mut before: Vec<f32>) {
+        before.resize(tensor.words(), 0.0);
+        self.made.push(Made { what: what.to_string(), tensor, before, after: Vec::new(), judged: 0..tensor.stride });
     }
 
     /// A tensor of given values.
@@ -83,14 +90,33 @@ impl<'a> Bench<'a> {
         self.make(what, Dtype::F32, rows, cols, |row, col| data[row * cols + col])
     }
 
-    /// A random matrix in parts that start at multiples of `unit` rows.
-    pub fn weights(&mut self, what: &str, rows: usize, cols: usize, unit: usize) -> Result<Segmented> {
-        let mut w = self.backend.segmented(what, rows, cols, unit)?;
-        for part in &mut w.parts {
+    /// A random matrix in parts that start at multiples of `unit` rows. Its numbers grow smaller row by row, down to where the scales of
+    /// blocks are subnormal.
+    pub fn weights(&mut self, precision: Precision, rows: usize, cols: usize, unit: usize) -> Result<Matrix> {
+        let w = self.backend.matrix("w", precision, rows, cols, unit)?;
+        let numbers: Vec<f32> = (0..rows * cols).map(|i| self.next() * 0.5f32.powi((i / cols % 16) as i32)).collect();
+        let packed = precision.pack(cols, &numbers);
+        let data = device_rows(&packed.data, precision.row_bytes(cols), precision.words(cols));
+        let scales = device_rows(&packed.scales, 2 * precision.blocks(cols), precision.scale_words(cols));
+        self.backend.write_matrix(&w, 0, &data, &scales)?;
+        for (first, part) in w.parts() {
+            let words = |all: &[f32], words: usize| all[first * words..][..part.data.rows * words].to_vec();
+            self.keep("w", part.data, words(&data, precision.words(cols)));
+            if precision.is_quantized() {
+                self.keep("scales", part.scales, words(&scales, precision.scale_words(cols)));
+            }
+        }
+        Ok(w)
+    }
+
+    /// A random array in parts that start at multiples of `unit` rows.
+    fn segmented(&mut self, what: &str, rows: usize, cols: usize, unit: usize) -> Result<Segmented> {
+        let mut array = self.backend.segmented(what, rows, cols, unit)?;
+        for part in &mut array.parts {
             // The bench's own tensor takes the part's place: it is filled and read back like all others.
             *part = self.random(what, part.rows, cols)?;
         }
-        Ok(w)
+        Ok(array)
     }
 
     /// A list of rows (source, sequence, position, loop) that starts at row `first` of its table; the rows before it name nothing.
@@ -106,7 +132,7 @@ impl<'a> Bench<'a> {
 
     /// A cache of random contents.
     pub fn cache(&mut self, slots: usize, sequences: usize, context: usize, cols: usize) -> Result<CacheTensor> {
-        let rows = self.weights("cache", slots * sequences * context, cols, sequences * context)?;
+        let rows = self.segmented("cache", slots * sequences * context, cols, sequences * context)?;
         Ok(CacheTensor { rows, slots, sequences, context })
     }
 
@@ -143,4 +169,11 @@ impl<'a> Bench<'a> {
         }
         Ok(self.made)
     }
+}
+
+/// Rows of `own` bytes, each padded with zeros to `words` words.
+fn device_rows(bytes: &[u8], own: usize, words: usize) -> Vec<f32> {
+    let padded = |row: &[u8]| row.iter().copied().chain(std::iter::repeat(0)).take(4 * words).collect::<Vec<u8>>();
+    let bytes: Vec<u8> = bytes.chunks(own.max(1)).flat_map(padded).collect();
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }

@@ -5,14 +5,11 @@ use refrain::error::Result;
 use refrain::kernels::attention::{Heads, MAX_KEY, MAX_VALUE, attention};
 use refrain::kernels::begin::begin;
 use refrain::kernels::combine::combine;
-use refrain::kernels::embed::embed;
-use refrain::kernels::experts::experts;
-use refrain::kernels::experts_grouped::{Groups, experts_grouped};
 use refrain::kernels::fork::fork;
 use refrain::kernels::group::{group, most_tiles};
 use refrain::kernels::halt::{Head, Mode, halt, start};
 use refrain::kernels::inject::{Gating, inject};
-use refrain::kernels::linear::{Columns, FEW_ROWS, Into, linear};
+use refrain::kernels::linear::Columns;
 use refrain::kernels::recur::{Lora, recur};
 use refrain::kernels::rmsnorm::rmsnorm;
 use refrain::kernels::rope::rope;
@@ -22,9 +19,9 @@ use refrain::kernels::store_latent::store_latent;
 use refrain::kernels::swiglu::swiglu;
 use refrain::kernels::top::PART;
 use refrain::kernels::{MAX_EXPERTS, NO_PLACE, Slot};
-use refrain::tensor::stride;
 
 use super::bench::Bench;
+use super::weights;
 
 type Build = dyn Fn(&mut Bench) -> Result<()>;
 
@@ -39,24 +36,28 @@ pub struct Case {
 pub fn table() -> Vec<Case> {
     let mut table = Table(Vec::new());
     table.rows();
-    table.linear();
+    weights::add(&mut table);
     table.loops();
     table.halt();
     table.cache();
     table.attention();
     table.router();
-    table.experts();
+    table.group();
     table.top();
     table.0
 }
 
-struct Table(Vec<Case>);
+pub struct Table(Vec<Case>);
 
 /// The expert of the n-th (row, slot) pair.
-struct Choice(fn(usize) -> usize);
+pub struct Choice(pub fn(usize) -> usize);
+
+/// Which expert pair n is for: spread, some without any pair, all on the last one.
+pub const CHOICES: [(&str, Choice); 3] =
+    [("spread", Choice(|n| n * 5 % 7)), ("odd ones only", Choice(|n| 1 + 2 * (n % 3))), ("one", Choice(|_| 6))];
 
 impl Table {
-    fn add(&mut self, kernel: &'static str, what: String, build: impl Fn(&mut Bench) -> Result<()> + 'static) {
+    pub fn add(&mut self, kernel: &'static str, what: String, build: impl Fn(&mut Bench) -> Result<()> + 'static) {
         self.0.push(Case { kernel, what, build: Box::new(build) });
     }
 
@@ -85,17 +86,6 @@ impl Table {
                 });
             }
         }
-        self.add("embed", "first and last token of each of two parts, and one past the end".into(), |b| {
-            let table = b.weights("table", 301, 37, 1)?;
-            let last = table.part_rows as u32 - 1;
-            let list = b.list(3, &[0, last, last + 1, 300, 301, 7, u32::MAX].map(|token| [token, 9, 9, 9]))?;
-            let y = b.random("y", 8, 37)?;
-            embed(&mut b.pass, &table, list, &y)
-        });
-        self.add("embed", "one row".into(), |b| {
-            let (table, list, y) = (b.weights("table", 2, 3, 1)?, b.list(0, &[[1, 0, 0, 0]])?, b.random("y", 1, 3)?);
-            embed(&mut b.pass, &table, list, &y)
-        });
         for (heads, d, rows) in [(1, 2, 1), (3, 6, 5), (5, 30, 2)] {
             self.add("rope", format!("{heads} heads of {d}, {rows} rows"), move |b| {
                 let angles = b.angles(20, d)?;
@@ -105,26 +95,6 @@ impl Table {
                 let from = Columns { tensor: &x, start: 5, step: d + 1 };
                 rope(&mut b.pass, list, &angles, heads, from, Columns { tensor: &y, start: 3, step: d + 3 })
             });
-        }
-    }
-
-    fn linear(&mut self) {
-        for rows in [1, 3, FEW_ROWS, FEW_ROWS + 1, 17, 33, 70] {
-            let kernel = if rows <= FEW_ROWS { "matvec" } else { "matmul" };
-            // The second and the last come in several parts: by rows, and by whole matrices of the batch.
-            let sizes = [(3, 1, 1), (101, 90, 1), (64, 16, 1), (37, 67, 1), (7, 5, 3), (62, 30, 5)];
-            for (ins, outs, batch) in sizes.into_iter().filter(|(.., batch)| rows < 20 || *batch < 5) {
-                for into in [Into::Set, Into::Add] {
-                    self.add(kernel, format!("{rows} rows, {batch} × {outs} × {ins}, {into:?}"), move |b| {
-                        let w = b.weights("w", batch * outs, ins, if batch == 1 { 1 } else { outs })?;
-                        let (x_step, y_step) = (stride(ins) + 4, outs + 1);
-                        let x = b.random("x", rows + 1, 4 + (batch - 1) * x_step + stride(ins))?;
-                        let y = b.random("y", rows + 1, 3 + batch * y_step)?;
-                        let (x, y) = (Columns { tensor: &x, start: 4, step: x_step }, Columns { tensor: &y, start: 3, step: y_step });
-                        linear(&mut b.pass, &w, batch, x, y, rows, into)
-                    });
-                }
-            }
         }
     }
 
@@ -270,29 +240,9 @@ impl Table {
         });
     }
 
-    fn experts(&mut self) {
-        // Which expert pair n is for: spread, some without any pair, all on the last one.
-        let choices = [("spread", Choice(|n| n * 5 % 7)), ("odd ones only", Choice(|n| 1 + 2 * (n % 3))), ("one", Choice(|_| 6))];
-        for (choice, Choice(expert)) in choices {
+    fn group(&mut self) {
+        for (choice, Choice(expert)) in CHOICES {
             for (rows, k) in [(1, 1), (3, 2), (37, 3)] {
-                for shared in [true, false] {
-                    let what = format!("{rows} rows of {k} slots, {choice}, {}", if shared { "x shared" } else { "x a slot" });
-                    self.add("experts", what.clone(), move |b| {
-                        let w = b.weights("w", 7 * 19, 70, 19)?;
-                        let ids = b.u32s("ids", rows, k, |row, slot| expert(row * k + slot) as u32)?;
-                        let (x, y) = (b.random("x", if shared { rows } else { rows * k }, 70)?, b.random("y", rows * k, 19)?);
-                        experts(&mut b.pass, &w, 7, &x, &ids, &y, rows)
-                    });
-                    self.add("experts_grouped", what, move |b| {
-                        let (w, tile) = (b.weights("w", 7 * 19, 70, 19)?, b.tile);
-                        let ids = b.u32s("ids", rows, k, |row, slot| expert(row * k + slot) as u32)?;
-                        let (x, y) = (b.random("x", if shared { rows } else { rows * k }, 70)?, b.random("y", rows * k, 19)?);
-                        let tiles = b.u32s("tiles", most_tiles(rows * k, 7, tile), 4, |_, _| 99)?;
-                        let order = b.u32s("order", 1, rows * k, |_, _| 99)?;
-                        group(&mut b.pass, &ids, 7, tile, &tiles, &order, rows)?;
-                        experts_grouped(&mut b.pass, &w, 7, &x, Groups { tiles: &tiles, order: &order, tile }, k, &y, rows)
-                    });
-                }
                 for experts in [7, 70, MAX_EXPERTS] {
                     self.add("group", format!("{rows} rows of {k} slots, {choice}, {experts} experts"), move |b| {
                         let tile = b.tile;

@@ -6,14 +6,16 @@ use refrain::kernels::attention::{Heads, attention};
 use refrain::kernels::combine::combine;
 use refrain::kernels::halt::{Head, Mode, halt, start};
 use refrain::kernels::inject::{Gating, inject};
-use refrain::kernels::linear::{Columns, Into, linear};
+use refrain::kernels::linear::{Columns, Into, PerHead, linear};
 use refrain::kernels::recur::{Lora, recur};
 use refrain::kernels::rmsnorm::rmsnorm;
 use refrain::kernels::rope::rope;
 use refrain::kernels::router::router;
 use refrain::kernels::store_latent::store_latent;
 use refrain::kernels::swiglu::swiglu;
+use refrain::kernels::transposed::transposed;
 use refrain::kernels::{EPS, Slot};
+use refrain::precision::Precision;
 use refrain::tensor::Tensor;
 
 use super::bench::{Bench, Made};
@@ -27,8 +29,8 @@ fn run<const N: usize>(build: impl Fn(&mut Bench) -> refrain::error::Result<[Ten
     let mut backend: Backend = cpu();
     let mut bench = Bench::new(&mut backend, Tier::BASELINE);
     let wanted = build(&mut bench).expect("the pass can be recorded");
-    let mut made = bench.run().expect("the pass runs");
-    wanted.map(|tensor| made.swap_remove(made.iter().position(|made| made.tensor == tensor).expect("a tensor of the bench")))
+    let made = bench.run().expect("the pass runs");
+    wanted.map(|tensor| made.iter().find(|made| made.tensor == tensor).expect("a tensor of the bench").clone())
 }
 
 fn wide(row: &[f32]) -> Vec<f64> {
@@ -72,26 +74,79 @@ fn softmax(logits: &[f64]) -> Vec<f64> {
     logits.iter().map(|x| (x - largest).exp() / total).collect()
 }
 
+/// Row `row` of a matrix on the device, worked out from its words by the formulas of `refrain::precision`.
+fn weights_row(precision: Precision, cols: usize, data: &[f32], scales: &[f32], row: usize) -> Vec<f64> {
+    let bytes = |words: &[f32]| words.iter().flat_map(|word| word.to_bits().to_le_bytes()).collect::<Vec<u8>>();
+    let half = |bytes: &[u8], i: usize| f64::from(half::f16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]));
+    let words = precision.words(cols);
+    let (data, scales) = (bytes(&data[row * words..][..words]), bytes(scales));
+    let scale = |col: usize| half(&scales, row * precision.stride(cols) / 32 + col / 32);
+    (0..cols)
+        .map(|col| match precision {
+            Precision::F32 => f64::from(f32::from_le_bytes([data[4 * col], data[4 * col + 1], data[4 * col + 2], data[4 * col + 3]])),
+            Precision::F16 => half(&data, col),
+            Precision::Q8 => scale(col) * f64::from(data[col] as i8),
+            Precision::Q4 => {
+                let byte = data[col / 8 * 4 + col % 4];
+                scale(col) * (f64::from(if col % 8 < 4 { byte & 15 } else { byte >> 4 }) - 8.0)
+            }
+        })
+        .collect()
+}
+
+fn wide_dot(a: &[f64], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * f64::from(*b)).sum()
+}
+
 #[test]
 fn linear_is_a_product_of_matrices() {
-    for rows in [2, 9] {
-        for into in [Into::Set, Into::Add] {
-            let [w, x, y] = run(|b| {
-                let w = b.weights("w", 3 * 5, 7, 5)?;
-                let (x, y) = (b.random("x", rows, 4 + 3 * 12)?, b.random("y", rows, 3 + 3 * 6)?);
-                let (from, to) = (Columns { tensor: &x, start: 4, step: 12 }, Columns { tensor: &y, start: 3, step: 6 });
-                linear(&mut b.pass, &w, 3, from, to, rows, into)?;
-                Ok([w.parts[0], x, y])
+    for precision in Precision::ALL {
+        for (rows, into) in [(2, Into::Set), (2, Into::Add), (9, Into::Set), (9, Into::Add)] {
+            let (cols, outs, between) = (70, 5, 2);
+            let [data, scales, x, y] = run(|b| {
+                let w = b.weights(precision, 3 * (outs + between), cols, outs + between)?;
+                let (x, y) = (b.random("x", rows, 4 + 3 * 76)?, b.random("y", rows, 3 + 3 * 6)?);
+                let (from, to) = (Columns { tensor: &x, start: 4, step: 76 }, Columns { tensor: &y, start: 3, step: 6 });
+                let heads = PerHead { w: &w, batch: 3, start: between, step: outs + between, outs };
+                linear(&mut b.pass, heads, from, to, rows, into)?;
+                let part = w.parts[0];
+                Ok([part.data, if precision.is_quantized() { part.scales } else { part.data }, x, y])
             });
             for row in 0..rows {
                 let mut formula = wide(y.row_before(row));
-                for (batch, out) in (0..3).flat_map(|batch| (0..5).map(move |out| (batch, out))) {
-                    let product = dot(w.row(batch * 5 + out), &x.row(row)[4 + 12 * batch..][..7]);
-                    let y = &mut formula[3 + 6 * batch + out];
+                for (head, out) in (0..3).flat_map(|head| (0..outs).map(move |out| (head, out))) {
+                    let w = weights_row(precision, cols, &data.after, &scales.after, head * (outs + between) + between + out);
+                    let product = wide_dot(&w, &x.row(row)[4 + 76 * head..]);
+                    let y = &mut formula[3 + 6 * head + out];
                     *y = if into == Into::Add { *y + product } else { product };
                 }
                 near(y.row(row), &formula);
             }
+        }
+    }
+}
+
+#[test]
+fn transposed_is_a_product_with_the_transpose() {
+    for precision in Precision::ALL {
+        let (cols, ins) = (70, 5);
+        let [data, scales, x, y] = run(|b| {
+            let w = b.weights(precision, 2 * ins, cols, ins)?;
+            let (x, y) = (b.random("x", 3, 2 * ins)?, b.random("y", 3, 2 * cols)?);
+            let (from, to) = (Columns { tensor: &x, start: 0, step: ins }, Columns { tensor: &y, start: 0, step: cols });
+            transposed(&mut b.pass, PerHead { w: &w, batch: 2, start: 0, step: ins, outs: ins }, from, to, 3)?;
+            let part = w.parts[0];
+            Ok([part.data, if precision.is_quantized() { part.scales } else { part.data }, x, y])
+        });
+        for row in 0..3 {
+            let mut formula = vec![0.0; 2 * cols];
+            for (head, i) in (0..2).flat_map(|head| (0..ins).map(move |i| (head, i))) {
+                let w = weights_row(precision, cols, &data.after, &scales.after, head * ins + i);
+                for (y, w) in formula[head * cols..].iter_mut().zip(w) {
+                    *y += w * f64::from(x.row(row)[head * ins + i]);
+                }
+            }
+            near(y.row(row), &formula);
         }
     }
 }

@@ -56,11 +56,11 @@ pub(super) fn facts(adapter: &wgpu::Adapter) -> AdapterInfo {
 }
 
 /// The tier for an adapter's facts.
-pub(super) fn tier(info: &AdapterInfo, features: wgpu::Features) -> Tier {
+pub(crate) fn tier(info: &AdapterInfo) -> Tier {
     match info.kind {
         AdapterKind::Software => Tier::SOFTWARE,
         // Some drivers report a subgroup size of 0: then nothing is known, and nothing is risked.
-        _ if features.contains(wgpu::Features::SUBGROUP) && info.subgroup.0 >= 4 => Tier::SUBGROUPS,
+        _ if info.subgroups && info.subgroup.0 >= 4 => Tier::SUBGROUPS,
         _ => Tier::BASELINE,
     }
 }

@@ -7,7 +7,8 @@
 
 use super::{shorten, stranger};
 use crate::error::{Error, Result};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -83,13 +84,16 @@ pub struct TensorInfo {
     pub(super) offset: u64,
 }
 
+/// The entries of `__metadata__`, texts by the format's definition.
+pub(super) type Metadata = BTreeMap<String, String>;
+
 /// Reads the header of file number `file`, which has `length` bytes; `read(offset, n)` gives n of them.
 pub(super) fn parse<'b>(
     path: &str,
     file: usize,
     length: u64,
     mut read: impl FnMut(u64, usize) -> Result<std::borrow::Cow<'b, [u8]>>,
-) -> Result<Vec<TensorInfo>> {
+) -> Result<(Vec<TensorInfo>, Metadata)> {
     let format = |expected: &str, found: String| Error::Format { path: path.into(), expected: expected.into(), found };
     let start = read(0, length.min(64) as usize)?;
     if let Some(what) = stranger(&start) {
@@ -109,11 +113,10 @@ pub(super) fn parse<'b>(
     if text.first() != Some(&b'{') {
         return Err(format("a header that starts with {", text.first().map_or("an empty header".into(), |b| format!("byte {b}"))));
     }
-    let raw: Pairs<Raw> =
-        serde_json::from_slice(&text).map_err(|error| format("a safetensors header in JSON", format!("a fault: {error}")))?;
+    let raw: Header = serde_json::from_slice(&text).map_err(|error| format("a safetensors header in JSON", format!("a fault: {error}")))?;
     let data = length - 8 - size;
-    let mut tensors = Vec::with_capacity(raw.0.len());
-    for (name, raw) in raw.0 {
+    let mut tensors = Vec::with_capacity(raw.tensors.len());
+    for (name, raw) in raw.tensors {
         tensors.push(raw.check(name, file, 8 + size).map_err(|(name, expected, found)| {
             // The name is of the file's own choosing: cut it as any other found thing.
             format(&format!("{expected} in tensor {}", shorten(&name)), found)
@@ -124,7 +127,7 @@ pub(super) fn parse<'b>(
     if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
         return Err(format("each tensor once", format!("{} twice", shorten(&pair[0].name))));
     }
-    Ok(tensors)
+    Ok((tensors, raw.metadata))
 }
 
 /// Tensors, in the order of their offsets, must fill the `data` bytes from `first` on without gap or overlap.
@@ -189,7 +192,43 @@ impl Raw {
     }
 }
 
-/// The entries of a JSON object in their order, duplicates included (a map would hide them), without `__metadata__`.
+/// A whole header.
+struct Header {
+    tensors: Vec<(String, Raw)>,
+    metadata: Metadata,
+}
+
+const METADATA: &str = "__metadata__";
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
+                let mut header = Header { tensors: Vec::new(), metadata: Metadata::new() };
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == METADATA {
+                        // Texts by definition; what is none is nothing of ours.
+                        let entries: BTreeMap<String, serde_json::Value> = map.next_value()?;
+                        header.metadata.extend(entries.into_iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_string()))));
+                    } else {
+                        header.tensors.push((name, map.next_value()?));
+                    }
+                }
+                Ok(header)
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// The entries of a JSON object in their order, duplicates included: a map would hide them.
 pub(super) struct Pairs<T>(pub Vec<(String, T)>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Pairs<T> {
@@ -204,12 +243,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Pairs<T> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
                 let mut pairs = Vec::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    if name == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
-                    } else {
-                        pairs.push((name, map.next_value()?));
-                    }
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
                 }
                 Ok(Pairs(pairs))
             }

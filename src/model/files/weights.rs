@@ -1,6 +1,7 @@
 //! The tensors of a model: which there are, whether they are the right ones, and their numbers as f32.
 
-use super::header::{self, Dtype, Pairs, TensorInfo};
+use super::header::{self, Dtype, Metadata, Pairs, TensorInfo};
+use super::rows::SCALES;
 use super::{Source, open, shorten, stranger, unreadable};
 use crate::error::{Error, Result};
 use crate::model::config::TensorSpec;
@@ -18,17 +19,19 @@ const CHUNK: u64 = 1 << 20;
 pub struct Weights<'a> {
     /// What messages call the whole: the one file, or the index.
     path: String,
-    files: Vec<File<'a>>,
+    pub(super) files: Vec<File<'a>>,
     /// Sorted by name.
-    tensors: Vec<TensorInfo>,
+    pub(super) tensors: Vec<TensorInfo>,
 }
 
 /// One open file.
 #[derive(Debug)]
-struct File<'a> {
-    path: String,
+pub(super) struct File<'a> {
+    pub(super) path: String,
     length: u64,
     bytes: Bytes<'a>,
+    /// The metadata of its header.
+    pub(super) metadata: Metadata,
 }
 
 #[derive(Debug)]
@@ -39,20 +42,29 @@ enum Bytes<'a> {
 }
 
 impl<'a> File<'a> {
+    fn new(path: String, length: u64, bytes: Bytes<'a>) -> Self {
+        Self { path, length, bytes, metadata: Metadata::new() }
+    }
+
+    /// Reads the header; the file is number `number`.
+    fn header(&mut self, number: usize) -> Result<Vec<TensorInfo>> {
+        let (tensors, metadata) = header::parse(&self.path, number, self.length, |offset, count| self.read(offset, count))?;
+        self.metadata = metadata;
+        Ok(tensors)
+    }
+
     fn open(source: &'a Source, name: &str) -> Result<Option<Self>> {
         let path = source.path(name);
         Ok(match source {
             Source::Folder(folder) => {
-                open(&folder.join(name))?.map(|(file, length)| Self { path, length, bytes: Bytes::Disk(Mutex::new(file)) })
+                open(&folder.join(name))?.map(|(file, length)| Self::new(path, length, Bytes::Disk(Mutex::new(file))))
             }
-            Source::Memory { .. } => {
-                source.memory(name).map(|bytes| Self { path, length: bytes.len() as u64, bytes: Bytes::Memory(bytes) })
-            }
+            Source::Memory { .. } => source.memory(name).map(|bytes| Self::new(path, bytes.len() as u64, Bytes::Memory(bytes))),
         })
     }
 
     /// `count` bytes from `offset` on: a slice of the memory, or read from disk.
-    fn read(&self, offset: u64, count: usize) -> Result<Cow<'a, [u8]>> {
+    pub(super) fn read(&self, offset: u64, count: usize) -> Result<Cow<'a, [u8]>> {
         let fail = |source| unreadable(self.path.clone(), source);
         match &self.bytes {
             Bytes::Memory(bytes) => {
@@ -79,8 +91,8 @@ impl<'a> Weights<'a> {
     /// is wrong, [`Error::Tensor`] where index and shards disagree.
     pub fn open(source: &'a Source) -> Result<Self> {
         let (single, index) = ("model.safetensors", "model.safetensors.index.json");
-        if let Some(file) = File::open(source, single)? {
-            let tensors = header::parse(&file.path, 0, file.length, |offset, count| file.read(offset, count))?;
+        if let Some(mut file) = File::open(source, single)? {
+            let tensors = file.header(0)?;
             return Ok(Self { path: source.path(single), files: vec![file], tensors });
         }
         match source.read_small(index)? {
@@ -99,8 +111,8 @@ impl<'a> Weights<'a> {
     pub fn open_file(path: &Path) -> Result<Weights<'static>> {
         let name = path.display().to_string();
         let (file, length) = open(path)?.ok_or_else(|| unreadable(name.clone(), ErrorKind::NotFound.into()))?;
-        let file = File { path: name.clone(), length, bytes: Bytes::Disk(Mutex::new(file)) };
-        let tensors = header::parse(&file.path, 0, file.length, |offset, count| file.read(offset, count))?;
+        let mut file = File::new(name.clone(), length, Bytes::Disk(Mutex::new(file)));
+        let tensors = file.header(0)?;
         Ok(Weights { path: name, files: vec![file], tensors })
     }
 
@@ -109,11 +121,11 @@ impl<'a> Weights<'a> {
         let names: BTreeSet<&String> = map.values().collect();
         let (mut files, mut tensors) = (Vec::new(), Vec::new());
         for (number, &name) in names.iter().enumerate() {
-            let Some(file) = File::open(source, name)? else {
+            let Some(mut file) = File::open(source, name)? else {
                 let why = std::io::Error::new(ErrorKind::NotFound, format!("no such file, though {path} names it"));
                 return Err(unreadable(source.path(name), why));
             };
-            for tensor in header::parse(&file.path, number, file.length, |offset, count| file.read(offset, count))? {
+            for tensor in file.header(number)? {
                 let listed = map.get(&tensor.name);
                 if listed != Some(name) {
                     let found = listed.map_or("no entry".into(), |other| shorten(other));
@@ -152,50 +164,19 @@ impl<'a> Weights<'a> {
             return Err(self.error(&first.name, show_shape(&first.shape), found));
         }
         let known: BTreeSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
-        let (tables, unknown): (Vec<_>, Vec<_>) =
-            self.tensors().filter(|t| !known.contains(t.name.as_str())).partition(|t| is_rope_table(&t.name));
+        let is_known = |name: &str| known.contains(name) || name.strip_suffix(SCALES).is_some_and(|matrix| known.contains(matrix));
+        let (tables, unknown): (Vec<_>, Vec<_>) = self.tensors().filter(|t| !is_known(&t.name)).partition(|t| is_rope_table(&t.name));
         if let Some(first) = unknown.first() {
             let found = format!("{} {}{}", first.dtype, show_shape(&first.shape), and_others(unknown.len(), "unknown"));
             return Err(self.error(&first.name, "no such tensor in this model".into(), found));
         }
         for spec in specs {
             if self.find(&spec.name).is_some() {
-                self.expect(&spec.name, &spec.shape)?;
+                self.stored(&spec.name, &spec.shape, spec.matrix)?;
             }
         }
         self.check_head()?;
         Ok(tables.iter().map(|t| format!("skipped {} ({}): RoPE tables are computed", t.name, t.dtype)).collect())
-    }
-
-    /// The numbers of one tensor, f16 and bf16 widened without loss.
-    ///
-    /// # Errors
-    /// [`Error::Tensor`] where there is no such tensor, its shape is another, its dtype is none of F32, F16 and BF16, or it
-    /// holds NaN or infinity; [`Error::File`] where it cannot be read; [`Error::TooSmall`] where the memory is.
-    pub fn read(&self, name: &str, expected_shape: &[usize]) -> Result<Vec<f32>> {
-        let info = self.expect(name, expected_shape)?;
-        // Not the product of the shape, which a 0 in it allows to overflow a 32-bit usize on the way.
-        let elements = (info.bytes / if info.dtype == Dtype::F32 { 4 } else { 2 }) as usize;
-        let mut numbers: Vec<f32> = Vec::new();
-        if numbers.try_reserve_exact(elements).is_err() {
-            let needed = format!("{} bytes", 4 * elements as u64);
-            return Err(Error::TooSmall { what: format!("tensor {name}"), needed, available: "less memory".into() });
-        }
-        for (offset, count) in chunks(info) {
-            let bytes = self.files[info.file].read(offset, count)?;
-            let start = numbers.len();
-            let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-            match info.dtype {
-                Dtype::F16 => numbers.extend(pairs.map(|b| half::f16::from_le_bytes(b).to_f32())),
-                Dtype::Bf16 => numbers.extend(pairs.map(|b| half::bf16::from_le_bytes(b).to_f32())),
-                _ => numbers.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
-            }
-            if let Some(i) = numbers[start..].iter().position(|x| !x.is_finite()) {
-                let found = format!("{} at index {} of {elements}", numbers[start + i], start + i);
-                return Err(self.error(name, "finite numbers".into(), found));
-            }
-        }
-        Ok(numbers)
     }
 
     /// A tensor of integers: its shape and its numbers.
@@ -226,13 +207,13 @@ impl<'a> Weights<'a> {
         Ok((info.shape.clone(), numbers))
     }
 
-    fn find(&self, name: &str) -> Option<&TensorInfo> {
+    pub(super) fn find(&self, name: &str) -> Option<&TensorInfo> {
         let index = self.tensors.binary_search_by(|t| t.name.as_str().cmp(name)).ok()?;
         self.tensors.get(index)
     }
 
     /// The tensor, if it has this shape and a dtype that can be read.
-    fn expect(&self, name: &str, shape: &[usize]) -> Result<&TensorInfo> {
+    pub(super) fn expect(&self, name: &str, shape: &[usize]) -> Result<&TensorInfo> {
         let info = self.find(name).ok_or_else(|| self.error(name, show_shape(shape), "no such tensor".into()))?;
         if info.shape != shape {
             return Err(self.error(name, show_shape(shape), show_shape(&info.shape)));
@@ -244,18 +225,23 @@ impl<'a> Weights<'a> {
     }
 
     fn check_head(&self) -> Result<()> {
-        let (Some(head), Some(embed)) = (self.find("head.weight"), self.find("embed.weight")) else { return Ok(()) };
+        self.check_same("head.weight", "embed.weight")?;
+        self.check_same("head.weight.scales", "embed.weight.scales")
+    }
+
+    fn check_same(&self, head_name: &str, embed_name: &str) -> Result<()> {
+        let expected = || format!("the same numbers as {embed_name}: the head is tied");
+        let (Some(head), Some(embed)) = (self.find(head_name), self.find(embed_name)) else { return Ok(()) };
         if head.dtype != embed.dtype || head.bytes != embed.bytes {
-            let found = format!("{}, where embed.weight is {}", head.dtype, embed.dtype);
-            return Err(self.error("head.weight", "the same numbers as embed.weight: the head is tied".into(), found));
+            let found = format!("{}, where {embed_name} is {}", head.dtype, embed.dtype);
+            return Err(self.error(head_name, expected(), found));
         }
         let mut before = 0;
         for ((head_offset, count), (embed_offset, _)) in chunks(head).zip(chunks(embed)) {
             let head = self.files[head.file].read(head_offset, count)?;
             let embed = self.files[embed.file].read(embed_offset, count)?;
             if let Some(i) = head.iter().zip(embed.iter()).position(|(a, b)| a != b) {
-                let found = format!("a difference at byte {}", before + i);
-                return Err(self.error("head.weight", "the same numbers as embed.weight: the head is tied".into(), found));
+                return Err(self.error(head_name, expected(), format!("a difference at byte {}", before + i)));
             }
             before += count;
         }
@@ -263,7 +249,7 @@ impl<'a> Weights<'a> {
     }
 
     /// The error of one tensor, with the file that holds it, or the whole where none does.
-    fn error(&self, name: &str, expected: String, found: String) -> Error {
+    pub(super) fn error(&self, name: &str, expected: String, found: String) -> Error {
         let path = self.find(name).map_or(&self.path, |info| &self.files[info.file].path);
         Error::Tensor { path: path.clone(), tensor: shorten(name), expected, found }
     }
@@ -307,7 +293,7 @@ fn is_rope_table(name: &str) -> bool {
 }
 
 /// "(80, 60)".
-fn show_shape(shape: &[usize]) -> String {
+pub(super) fn show_shape(shape: &[usize]) -> String {
     let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
     format!("({})", sizes.join(", "))
 }
