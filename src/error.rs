@@ -30,6 +30,17 @@ pub enum Error {
         /// What it holds.
         found: String,
     },
+    /// A PyTorch checkpoint cannot be converted: damaged, of another kind, or it names code that is not run here (`checkpoint`).
+    Checkpoint {
+        /// The file.
+        path: String,
+        /// What would be converted.
+        expected: String,
+        /// What it holds.
+        found: String,
+        /// How to mend it.
+        mend: &'static str,
+    },
     /// A field of `config.json` is missing or has an impossible value (`config`).
     Config {
         /// The file.
@@ -175,6 +186,7 @@ impl Error {
         match self {
             Self::File { .. } => "file",
             Self::Format { .. } => "format",
+            Self::Checkpoint { .. } => "checkpoint",
             Self::Config { .. } => "config",
             Self::Tensor { .. } => "tensor",
             Self::Tokenizer { .. } => "tokenizer",
@@ -203,6 +215,7 @@ impl Error {
             Self::File { doing: "read", .. } => "check the path, and that you may read it".into(),
             Self::File { .. } => "check that the folder exists, that you may write to it and that the disk is not full".into(),
             Self::Format { .. } => "fetch or export the file again; it may be cut short".into(),
+            Self::Checkpoint { mend, .. } => (*mend).into(),
             Self::Config { path, .. } => format!("correct {path}, or export the model again"),
             Self::Tensor { tensor, .. } if tensor == "input_ids" => {
                 "input_ids holds token ids: integers below the model's vocab_size, of shape (sequences, tokens)".into()
@@ -236,7 +249,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, doing, source } => write!(f, "cannot {doing} {path}: {source}"),
-            Self::Format { path, expected, found } => write!(f, "{path}: expected {expected}, found {found}"),
+            Self::Format { path, expected, found } | Self::Checkpoint { path, expected, found, .. } => {
+                write!(f, "{path}: expected {expected}, found {found}")
+            }
             Self::Config { path, field, expected, found } => write!(f, "{path}: {field}: expected {expected}, found {found}"),
             Self::Tensor { path, tensor, expected, found } => write!(f, "{path}: tensor {tensor}: expected {expected}, found {found}"),
             Self::Tokenizer { path, reason } => write!(f, "{path}: {reason}"),

@@ -15,7 +15,7 @@ use crate::model::{DEFAULT_CATCH_UP, Options, Progress, Schedule};
 use crate::shipped;
 
 /// Bytes of weights below which loading takes no time that a progress bar could fill.
-const WORTH_A_BAR: u64 = 16 << 20;
+pub(super) const WORTH_A_BAR: u64 = 16 << 20;
 
 /// Options of every command.
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 //! pipe early ends the program without a word.
 
 mod common;
+mod convert;
 mod demo;
 mod devices;
 mod doctor;
@@ -48,6 +49,8 @@ enum Command {
     Sweep(sweep::Args),
     /// Sizes, parameters, cache and stability of a model, without loading it onto a device
     Inspect(inspect::Args),
+    /// Make a model folder of a PyTorch checkpoint
+    Convert(convert::Args),
     /// The GPUs of this machine and their limits
     Devices(devices::Args),
     /// What is wrong with this machine or a model folder, and how to mend it
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
         Some(Command::Forward(args)) => forward::main(&args, &common),
         Some(Command::Sweep(args)) => sweep::main(&args, &common),
         Some(Command::Inspect(args)) => inspect::main(&args, &common),
+        Some(Command::Convert(args)) => convert::main(&args, &common),
         Some(Command::Devices(args)) => devices::main(&args, &common),
         Some(Command::Doctor(args)) => match doctor::main(&args, &common) {
             // Its list has said what is wrong.

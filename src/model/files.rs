@@ -3,17 +3,26 @@
 //! Weights are safetensors: 8 bytes with the length of a JSON header, the header, then every tensor's numbers without a gap,
 //! little-endian. They lie in `model.safetensors`, or in shards that `model.safetensors.index.json` lists. Tensors are
 //! read one by one with positioned reads, so that no more than one is in memory besides what the caller keeps.
+//!
+//! [`Checkpoint`] opens what PyTorch saved, [`FolderWriter`] writes a folder whole or not at all, and [`convert()`] makes the one of the
+//! other.
 
+mod checkpoint;
+mod convert;
 mod fields;
 mod header;
 mod rows;
 mod weights;
+mod writer;
 
+pub use checkpoint::Checkpoint;
+pub use convert::{Converted, convert};
 pub(super) use fields::{Fields, shorten};
 pub use header::{Dtype, TensorInfo};
 pub(crate) use rows::rows_of_a_piece;
 pub use rows::{FORMAT, FORMAT_KEY, Stored};
 pub use weights::Weights;
+pub use writer::{Entry, FolderWriter, TensorWriter, header as safetensors_header};
 
 use crate::error::{Error, Result};
 use std::borrow::Cow;
@@ -131,7 +140,7 @@ pub(crate) fn stranger(bytes: &[u8]) -> Option<&'static str> {
     } else if starts_with("version https://git-lfs") {
         Some("a Git LFS pointer: the file itself was not fetched")
     } else if start.starts_with(b"PK\x03\x04") {
-        Some("a zip archive, such as a PyTorch checkpoint: convert it first")
+        Some("a zip archive, such as a PyTorch checkpoint: `refrain convert` makes a model folder of one")
     } else {
         None
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
+use crate::model::files::{Entry, safetensors_header};
 
 /// A file to be written later, tried beforehand.
 pub(super) struct Target {
@@ -110,11 +111,12 @@ impl Named {
         Self { name: name.into(), shape: shape.to_vec(), data }
     }
 
-    fn dtype(&self) -> &'static str {
-        match self.data {
+    fn entry(&self) -> Entry<'_> {
+        let dtype = match self.data {
             Data::F32(_) => "F32",
             Data::I32(_) => "I32",
-        }
+        };
+        Entry { name: &self.name, dtype, shape: &self.shape }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -125,19 +127,10 @@ impl Named {
     }
 }
 
-/// Writes tensors as a safetensors file: the length of the header, the header, the numbers one after the other.
+/// Writes tensors as a safetensors file.
 pub(super) fn write_tensors(file: &mut dyn Write, tensors: &[Named]) -> std::io::Result<()> {
-    let (mut header, mut end) = (serde_json::Map::new(), 0);
-    for tensor in tensors {
-        let begin = end;
-        end += tensor.bytes().len();
-        let entry = serde_json::json!({ "dtype": tensor.dtype(), "shape": tensor.shape, "data_offsets": [begin, end] });
-        header.insert(tensor.name.clone(), entry);
-    }
-    let mut header = serde_json::Value::Object(header).to_string();
-    // Readers that map the file want the numbers at a multiple of 8 bytes.
-    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(header.as_bytes())?;
+    let entries: Vec<Entry<'_>> = tensors.iter().map(Named::entry).collect();
+    let (header, _) = safetensors_header("the file", &[], &entries).map_err(std::io::Error::other)?;
+    file.write_all(&header)?;
     tensors.iter().try_for_each(|tensor| file.write_all(tensor.bytes()))
 }

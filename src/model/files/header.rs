@@ -29,7 +29,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         match name {
             "F32" => Self::F32,
             "F16" => Self::F16,
@@ -39,7 +39,7 @@ impl Dtype {
     }
 
     /// Bits of one element; `None` where the name is not known.
-    fn bits(&self) -> Option<u64> {
+    pub(super) fn bits(&self) -> Option<u64> {
         Some(match self {
             Self::F32 => 32,
             Self::F16 | Self::Bf16 => 16,

@@ -5,7 +5,7 @@
 //! their metadata `refrain.format: 1`.
 
 use super::header::{Dtype, TensorInfo};
-use super::weights::{Weights, show_shape};
+use super::weights::{Weights, show_shape, singles};
 use crate::error::{Error, Result};
 use crate::precision::{Packed, Precision};
 use half::{bf16, f16};
@@ -33,6 +33,8 @@ enum Encoding<'w> {
     F32,
     F16,
     Bf16,
+    /// Only checkpoints have it.
+    F64,
     Blocks(Precision, &'w TensorInfo),
 }
 
@@ -40,7 +42,7 @@ impl Stored<'_> {
     /// The precision that loses nothing, or next to nothing: bf16 is f16 below 65,504, but for less than 3e-8.
     pub fn precision(&self) -> Precision {
         match self.encoding {
-            Encoding::F32 => Precision::F32,
+            Encoding::F32 | Encoding::F64 => Precision::F32,
             Encoding::F16 | Encoding::Bf16 => Precision::F16,
             Encoding::Blocks(precision, _) => precision,
         }
@@ -85,7 +87,8 @@ impl Weights<'_> {
         let encoding = match info.dtype {
             Dtype::F16 => Encoding::F16,
             Dtype::Bf16 => Encoding::Bf16,
-            _ => Encoding::F32,
+            Dtype::F32 => Encoding::F32,
+            Dtype::Other(_) => Encoding::F64,
         };
         Ok(Stored { info, encoding, rows, cols })
     }
@@ -121,7 +124,7 @@ impl Weights<'_> {
         let as_stored = match stored.encoding {
             Encoding::F32 => precision == Precision::F32,
             Encoding::F16 => precision == Precision::F16,
-            Encoding::Bf16 => false,
+            Encoding::Bf16 | Encoding::F64 => false,
             Encoding::Blocks(own, _) => own == precision,
         };
         let (info, cols) = (stored.info, stored.cols);
@@ -171,6 +174,7 @@ impl Weights<'_> {
         let numbers = match stored.encoding {
             Encoding::Blocks(precision, _) => precision.unpack(cols, &self.read_rows(stored, first, count, precision)?),
             Encoding::F32 => Precision::F32.unpack(cols, &self.plain(info, first, count, 4 * cols)?),
+            Encoding::F64 => singles(&self.bytes(info, first, count, 8 * cols)?).collect(),
             Encoding::F16 => Precision::F16.unpack(cols, &self.plain(info, first, count, 2 * cols)?),
             Encoding::Bf16 => {
                 let bytes = self.bytes(info, first, count, 2 * cols)?;

@@ -22,6 +22,8 @@ pub struct Weights<'a> {
     pub(super) files: Vec<File<'a>>,
     /// Sorted by name.
     pub(super) tensors: Vec<TensorInfo>,
+    /// Whether F64 is read too, rounded to f32: PyTorch has it, safetensors of a model do not.
+    doubles: bool,
 }
 
 /// One open file.
@@ -93,7 +95,7 @@ impl<'a> Weights<'a> {
         let (single, index) = ("model.safetensors", "model.safetensors.index.json");
         if let Some(mut file) = File::open(source, single)? {
             let tensors = file.header(0)?;
-            return Ok(Self { path: source.path(single), files: vec![file], tensors });
+            return Ok(Self { path: source.path(single), files: vec![file], tensors, doubles: false });
         }
         match source.read_small(index)? {
             Some(json) => Self::open_shards(source, source.path(index), &json),
@@ -113,7 +115,19 @@ impl<'a> Weights<'a> {
         let (file, length) = open(path)?.ok_or_else(|| unreadable(name.clone(), ErrorKind::NotFound.into()))?;
         let mut file = File::new(name.clone(), length, Bytes::Disk(Mutex::new(file)));
         let tensors = file.header(0)?;
-        Ok(Weights { path: name, files: vec![file], tensors })
+        Ok(Weights { path: name, files: vec![file], tensors, doubles: false })
+    }
+
+    /// The tensors, in any order, of a file that is no safetensors file; F64 is read too.
+    pub(super) fn from_parts(path: String, file: std::fs::File, length: u64, mut tensors: Vec<TensorInfo>) -> Weights<'static> {
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        let file = File::new(path.clone(), length, Bytes::Disk(Mutex::new(file)));
+        Weights { path, files: vec![file], tensors, doubles: true }
+    }
+
+    /// The bytes of one tensor as the file has them, in pieces of whole numbers.
+    pub(super) fn pieces(&self, info: &TensorInfo) -> impl Iterator<Item = Result<Cow<'a, [u8]>>> {
+        chunks(info).map(|(offset, count)| self.files[info.file].read(offset, count))
     }
 
     fn open_shards(source: &'a Source, path: String, json: &[u8]) -> Result<Self> {
@@ -136,7 +150,7 @@ impl<'a> Weights<'a> {
             files.push(file);
         }
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        let weights = Self { path, files, tensors };
+        let weights = Self { path, files, tensors, doubles: false };
         for (tensor, file) in &map {
             if weights.find(tensor).is_none() {
                 let expected = format!("the shard to hold it, as {} says", weights.path);
@@ -218,10 +232,10 @@ impl<'a> Weights<'a> {
         if info.shape != shape {
             return Err(self.error(name, show_shape(shape), show_shape(&info.shape)));
         }
-        if let Dtype::Other(dtype) = &info.dtype {
-            return Err(self.error(name, "F32, F16 or BF16".into(), dtype.clone()));
+        match &info.dtype {
+            Dtype::Other(dtype) if !(self.doubles && dtype == "F64") => Err(self.error(name, "F32, F16 or BF16".into(), dtype.clone())),
+            _ => Ok(info),
         }
-        Ok(info)
     }
 
     fn check_head(&self) -> Result<()> {
@@ -258,6 +272,11 @@ impl<'a> Weights<'a> {
 /// The pieces, each (offset in the file, bytes), in which a tensor is read.
 fn chunks(info: &TensorInfo) -> impl Iterator<Item = (u64, usize)> {
     (0..info.bytes.div_ceil(CHUNK)).map(|i| (info.offset + i * CHUNK, CHUNK.min(info.bytes - i * CHUNK) as usize))
+}
+
+/// Numbers in F64, rounded to f32.
+pub(super) fn singles(bytes: &[u8]) -> impl Iterator<Item = f32> {
+    bytes.chunks_exact(8).map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32)
 }
 
 /// `model.safetensors.index.json`: from the name of a tensor to the name of its shard.
