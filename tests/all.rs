@@ -4,6 +4,8 @@ mod cli_forward;
 mod cli_run;
 mod cli_watch;
 mod config;
+mod convert;
+mod convert_by_hand;
 mod devices;
 mod engine;
 mod files;

@@ -5,6 +5,7 @@
 //! file, so that its numbers are read piece by piece when they are wanted, as those of a safetensors file.
 
 mod names;
+mod objects;
 mod pickle;
 
 use self::pickle::{Fault, Id, Pickle, Storage, TensorRef, Value};
@@ -206,7 +207,7 @@ impl Archive {
 
     /// The bytes of data.pkl, in an archive of little-endian numbers.
     fn pickle(&mut self) -> Result<Vec<u8>> {
-        // Files of PyTorch before 2.1 do not say; they were little-endian on every machine that it was released for.
+        // Older files do not say; they were little-endian on every machine that PyTorch was released for.
         if let Some(order) = self.read("byteorder", 64)?.filter(|order| order.trim_ascii() != b"little") {
             let found = format!("{:?}", shorten(&String::from_utf8_lossy(&order)));
             return Err(self.error("numbers in the byte order \"little\"", found, "load it and save it again on a little-endian machine"));
