@@ -113,21 +113,15 @@ impl Precision {
 
     /// Stores rows of `cols` numbers. A number past [`largest`](Self::largest) becomes infinite: callers look for it first.
     pub fn pack(self, cols: usize, rows: &[f32]) -> Packed {
-        let mut packed = Packed::default();
+        let (row_bytes, blocks) = (self.row_bytes(cols), self.blocks(cols));
         let count = rows.len() / cols.max(1);
-        packed.data.reserve_exact(count * self.row_bytes(cols));
-        packed.scales.reserve_exact(count * 2 * self.blocks(cols));
+        let mut packed = Packed { data: vec![0; count * row_bytes], scales: vec![0; count * 2 * blocks] };
+        let numbers = rows.chunks(cols.max(1));
         match self {
-            Self::F32 => packed.data.extend_from_slice(bytemuck::cast_slice(rows)),
-            Self::F16 => packed.data.extend(rows.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes())),
-            Self::Q8 | Self::Q4 => {
-                for block in rows.chunks_exact(cols).flat_map(|row| row.chunks(BLOCK)) {
-                    let mut numbers = [0.0; BLOCK];
-                    numbers[..block.len()].copy_from_slice(block);
-                    let pack = if self == Self::Q8 { pack_q8 } else { pack_q4 };
-                    packed.scales.extend(pack(&numbers, &mut packed.data).to_le_bytes());
-                }
-            }
+            Self::F32 => packed.data.copy_from_slice(bytemuck::cast_slice(rows)),
+            Self::F16 => packed.data.chunks_exact_mut(2).zip(rows).for_each(|(b, x)| b.copy_from_slice(&f16::from_f32(*x).to_le_bytes())),
+            Self::Q8 => each_row(numbers, &mut packed, (row_bytes, blocks), pack_q8),
+            Self::Q4 => each_row(numbers, &mut packed, (row_bytes, blocks), pack_q4),
         }
         packed
     }
@@ -194,22 +188,46 @@ impl std::str::FromStr for Precision {
     }
 }
 
+/// Stores the numbers of a block and gives its scale.
+type PackBlock = fn(&[f32; BLOCK], &mut [u8]) -> f16;
+
+/// Stores rows block by block, the rows shared out among threads: searching for good scales takes time.
+fn each_row(rows: std::slice::Chunks<f32>, packed: &mut Packed, (row_bytes, blocks): (usize, usize), pack: PackBlock) {
+    let row = |(row, (data, scales)): (&[f32], (&mut [u8], &mut [u8]))| {
+        let blocks = row.chunks(BLOCK).zip(data.chunks_exact_mut(row_bytes / blocks)).zip(scales.chunks_exact_mut(2));
+        for ((numbers, data), scale) in blocks {
+            let mut block = [0.0; BLOCK];
+            block[..numbers.len()].copy_from_slice(numbers);
+            scale.copy_from_slice(&pack(&block, data).to_le_bytes());
+        }
+    };
+    let places = packed.data.chunks_exact_mut(row_bytes).zip(packed.scales.chunks_exact_mut(2 * blocks));
+    let rows = rows.zip(places);
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        use rayon::iter::{ParallelBridge, ParallelIterator};
+        rows.par_bridge().for_each(row);
+    }
+    #[cfg(target_arch = "wasm32")]
+    rows.for_each(row);
+}
+
 /// 1 / x, or 0 where there is none: all numbers of a block become 0.
 fn inverse(x: f32) -> f32 {
     if x == 0.0 { 0.0 } else { 1.0 / x }
 }
 
 /// scale = max |x| / 127, so that no number is cut off; q = round(x / scale), half to even.
-fn pack_q8(block: &[f32; BLOCK], data: &mut Vec<u8>) -> f16 {
+fn pack_q8(block: &[f32; BLOCK], data: &mut [u8]) -> f16 {
     let scale = f16::from_f32(block.iter().fold(0.0f32, |max, x| max.max(x.abs())) / 127.0);
     // Rounded to the scale as stored, not as computed.
     let inverse = inverse(scale.to_f32());
-    data.extend(block.iter().map(|x| (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8));
+    data.iter_mut().zip(block).for_each(|(q, x)| *q = (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8);
     scale
 }
 
 /// The scale with the least squared error among a few around max |x| / 8, each improved by least squares.
-fn pack_q4(block: &[f32; BLOCK], data: &mut Vec<u8>) -> f16 {
+fn pack_q4(block: &[f32; BLOCK], data: &mut [u8]) -> f16 {
     let mut numbers = [0.0; BLOCK];
     let largest = block.iter().copied().fold(0.0f32, |max, x| if x.abs() > max.abs() { x } else { max });
     let mut best = (f32::INFINITY, f16::ZERO);
@@ -228,8 +246,9 @@ fn pack_q4(block: &[f32; BLOCK], data: &mut Vec<u8>) -> f16 {
     // No finite error: the caller finds the scale infinite.
     let scale = if best.0.is_finite() { best.1 } else { f16::from_f32(-largest / 8.0) };
     quantize_q4(block, scale.to_f32(), &mut numbers);
-    for eight in numbers.chunks_exact(8) {
-        data.extend((0..4).map(|i| ((eight[i] + 8.0) as u8) | ((eight[i + 4] + 8.0) as u8) << 4));
+    for (bytes, eight) in data.chunks_exact_mut(4).zip(numbers.chunks_exact(8)) {
+        let (low, high) = eight.split_at(4);
+        bytes.iter_mut().zip(low.iter().zip(high)).for_each(|(byte, (low, high))| *byte = (low + 8.0) as u8 | ((high + 8.0) as u8) << 4);
     }
     scale
 }

@@ -1,17 +1,14 @@
 //! `refrain convert`: a PyTorch checkpoint in, a model folder out.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::common::{self, Common};
+use super::export::write_folder;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::defaults::Defaults;
-use crate::model::files::{Checkpoint, Source, convert};
+use crate::model::files::{Checkpoint, Source};
+use crate::precision::Precision;
 use crate::tokenizer::Tokenizer;
 
 /// Options of `convert`.
@@ -30,6 +27,9 @@ pub(super) struct Args {
     /// The model's config.json [default: what the checkpoint has as `cfg`, `config` or the like]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// How to store the large matrices: f32, f16, q8 or q4 [default: as they are]
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<Precision>,
     /// A tokenizer.json to go with it
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
@@ -40,7 +40,6 @@ pub(super) struct Args {
 
 /// Converts, and says what was written.
 pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
-    let cancelled = watch()?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let (config_path, config) = match &args.config {
         Some(path) => (path.display().to_string(), read(path)?),
@@ -52,45 +51,16 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     if let Some(path) = &args.tokenizer {
         let bytes = read(path)?;
         Tokenizer::parse(&path.display().to_string(), &bytes, sizes.vocab_size)?;
-        extras.push(("tokenizer.json", bytes));
+        extras.push(("tokenizer.json".to_string(), bytes));
     }
     if let Some(path) = &args.generation_config {
         let bytes = read(path)?;
         Defaults::parse(&path.display().to_string(), Some(&bytes))?;
-        extras.push(("generation_config.json", bytes));
+        extras.push(("generation_config.json".to_string(), bytes));
     }
-    let extras: Vec<(&str, &[u8])> = extras.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
-    let bar = if common.quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
-    let style = ProgressStyle::with_template("converting {bar:30} {bytes}/{total_bytes} {eta}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let mut progress = |done, total| {
-        if cancelled.load(Ordering::SeqCst) {
-            return Err(Error::Cancelled);
-        }
-        if total >= common::WORTH_A_BAR {
-            bar.set_length(total);
-            bar.set_position(done);
-        }
-        Ok(())
-    };
-    let converted = convert(&checkpoint, (&config_path, &config), &args.out, &extras, &mut progress);
-    bar.finish_and_clear();
-    let converted = converted?;
-    if !common.quiet {
-        converted.notes.iter().for_each(|note| common::say(&format!("note: {note}")));
-    }
-    let out = args.out.display();
-    common::print(&format!(
-        "wrote {out}: {} parameters in {} tensors, {}, {} bytes\n",
-        common::thousands(converted.parameters.total),
-        converted.tensors,
-        converted.dtypes.join(" and "),
-        common::thousands(converted.bytes),
-    ))?;
-    if !common.quiet {
-        common::say(&format!("next: refrain inspect {out}"));
-    }
-    Ok(())
+    let notes = checkpoint.notes().iter().filter(|_| !common.quiet);
+    notes.for_each(|note| common::say(&format!("note: {note}")));
+    write_folder("converting", checkpoint.weights(), (&config_path, &config), args.dtype, &args.out, &extras, common)
 }
 
 /// All of a small file.
@@ -99,13 +69,4 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     let folder = Source::Folder(path.parent().unwrap_or(Path::new("")).to_path_buf());
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(missing)?;
     folder.read_small(name)?.ok_or_else(missing)
-}
-
-/// Ctrl-C sets the flag, which is looked at between two pieces: what was written until then is removed.
-fn watch() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let pressed = flag.clone();
-    ctrlc::set_handler(move || pressed.store(true, Ordering::SeqCst))
-        .map_err(|error| Error::Usage { reason: format!("cannot listen for Ctrl-C: {error}") })?;
-    Ok(flag)
 }

@@ -9,10 +9,12 @@ mod convert;
 mod demo;
 mod devices;
 mod doctor;
+mod export;
 mod forward;
 mod inspect;
 mod paint;
 mod problems;
+mod quantize;
 mod rank;
 mod results;
 mod run;
@@ -51,6 +53,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Make a model folder of a PyTorch checkpoint
     Convert(convert::Args),
+    /// Store a model in fewer bits, and see what that does to its answers
+    Quantize(quantize::Args),
     /// The GPUs of this machine and their limits
     Devices(devices::Args),
     /// What is wrong with this machine or a model folder, and how to mend it
@@ -68,6 +72,7 @@ pub fn main() -> ExitCode {
         Some(Command::Sweep(args)) => sweep::main(&args, &common),
         Some(Command::Inspect(args)) => inspect::main(&args, &common),
         Some(Command::Convert(args)) => convert::main(&args, &common),
+        Some(Command::Quantize(args)) => quantize::main(&args, &common),
         Some(Command::Devices(args)) => devices::main(&args, &common),
         Some(Command::Doctor(args)) => match doctor::main(&args, &common) {
             // Its list has said what is wrong.

@@ -4,11 +4,11 @@
 //! little-endian. They lie in `model.safetensors`, or in shards that `model.safetensors.index.json` lists. Tensors are
 //! read one by one with positioned reads, so that no more than one is in memory besides what the caller keeps.
 //!
-//! [`Checkpoint`] opens what PyTorch saved, [`FolderWriter`] writes a folder whole or not at all, and [`convert()`] makes the one of the
+//! [`Checkpoint`] opens what PyTorch saved, [`FolderWriter`] writes a folder whole or not at all, and [`export()`] makes the one of the
 //! other.
 
 mod checkpoint;
-mod convert;
+mod export;
 mod fields;
 mod header;
 mod rows;
@@ -16,7 +16,7 @@ mod weights;
 mod writer;
 
 pub use checkpoint::Checkpoint;
-pub use convert::{Converted, convert};
+pub use export::{Exported, export};
 pub(super) use fields::{Fields, shorten};
 pub use header::{Dtype, TensorInfo};
 pub(crate) use rows::rows_of_a_piece;
@@ -101,6 +101,25 @@ impl Source {
         Ok(Some(bytes))
     }
 
+    /// The small files beside the weights: settings, tokenizer, texts. Names and contents, in the order of the names; `config.json` and
+    /// what lists weights are not among them.
+    ///
+    /// # Errors
+    /// Those of [`read_small`](Self::read_small).
+    pub fn companions(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut names: Vec<String> = match self {
+            Self::Folder(folder) => {
+                let entries = std::fs::read_dir(folder).map_err(|source| unreadable(folder.display().to_string(), source))?;
+                let files = entries.flatten().filter(|entry| entry.path().is_file());
+                files.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+            }
+            Self::Memory { files, .. } => files.iter().map(|(name, _)| name.clone()).collect(),
+        };
+        names.retain(|name| is_companion(name));
+        names.sort();
+        names.into_iter().filter_map(|name| self.read_small(&name).map(|bytes| Some((name, bytes?))).transpose()).collect()
+    }
+
     /// A file in memory, if this source is in memory and has it.
     fn memory(&self, file: &str) -> Option<&[u8]> {
         match self {
@@ -108,6 +127,12 @@ impl Source {
             Self::Memory { files, .. } => files.iter().find(|(name, _)| name == file).map(|(_, bytes)| bytes.as_ref()),
         }
     }
+}
+
+/// Whether a file of a model's folder goes with its weights wherever they go.
+fn is_companion(name: &str) -> bool {
+    let text = [".json", ".jsonl", ".txt", ".md"].iter().any(|end| name.ends_with(end)) || name.starts_with("LICENSE");
+    text && !name.starts_with('.') && name != "config.json" && !name.ends_with(".index.json")
 }
 
 /// Opens a regular file and gives its length in bytes; `None` where there is none. A pipe or device is refused before it

@@ -114,10 +114,7 @@ impl Loader<'_> {
             let packed = stored.iter().map(|stored| weights.read_rows(*stored, from, count, precision)).collect::<Result<Vec<_>>>()?;
             let (data, scales) = device_rows(matrix, &packed, count, cols);
             self.backend.write_matrix(matrix, first + from, &data, &scales)?;
-            for stored in &stored {
-                let until = |rows: usize| stored.bytes() as u128 * rows as u128 / stored.rows() as u128;
-                self.advance((until(from + count) - until(from)) as u64);
-            }
+            stored.iter().for_each(|stored| self.advance(stored.bytes_of(from, count)));
         }
         Ok(())
     }

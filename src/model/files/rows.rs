@@ -23,13 +23,13 @@ pub const FORMAT: &str = "1";
 #[derive(Clone, Copy, Debug)]
 pub struct Stored<'w> {
     info: &'w TensorInfo,
-    encoding: Encoding<'w>,
+    pub(super) encoding: Encoding<'w>,
     rows: usize,
     cols: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Encoding<'w> {
+pub(super) enum Encoding<'w> {
     F32,
     F16,
     Bf16,
@@ -56,6 +56,12 @@ impl Stored<'_> {
     /// Numbers of a row.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// Of these, the bytes of rows `first..first + count`, to the byte in the sum over all rows.
+    pub fn bytes_of(&self, first: usize, count: usize) -> u64 {
+        let until = |row: usize| (u128::from(self.bytes()) * row as u128 / self.rows.max(1) as u128) as u64;
+        until(first + count) - until(first)
     }
 
     /// Bytes in the file.
@@ -148,6 +154,12 @@ impl Weights<'_> {
         Ok(precision.pack(cols, &numbers))
     }
 
+    /// Rows of a tensor that is stored plainly, as they lie in the file; all numbers are finite.
+    pub(super) fn read_as_stored(&self, stored: Stored<'_>, first: usize, count: usize) -> Result<Vec<u8>> {
+        self.numbers(stored, first, count)?;
+        self.bytes(stored.info, first, count, (stored.info.bytes / stored.rows.max(1) as u64) as usize)
+    }
+
     /// The numbers of one tensor, widened to f32.
     ///
     /// # Errors
@@ -225,7 +237,7 @@ impl Weights<'_> {
     }
 }
 
-/// Rows of `cols` numbers that are read at a time: 8 MiB of f32, at least one row.
+/// Rows of `cols` numbers that are read at a time: 1 MiB of f32, at least one row.
 pub(crate) fn rows_of_a_piece(cols: usize) -> usize {
-    ((2 << 20) / cols.max(1)).max(1)
+    ((1 << 18) / cols.max(1)).max(1)
 }

@@ -125,11 +125,6 @@ impl<'a> Weights<'a> {
         Weights { path, files: vec![file], tensors, doubles: true }
     }
 
-    /// The bytes of one tensor as the file has them, in pieces of whole numbers.
-    pub(super) fn pieces(&self, info: &TensorInfo) -> impl Iterator<Item = Result<Cow<'a, [u8]>>> {
-        chunks(info).map(|(offset, count)| self.files[info.file].read(offset, count))
-    }
-
     fn open_shards(source: &'a Source, path: String, json: &[u8]) -> Result<Self> {
         let map = parse_index(&path, json)?;
         let names: BTreeSet<&String> = map.values().collect();

@@ -1,0 +1,66 @@
+//! What `convert` and `quantize` share: a model folder is written, with a progress bar, and Ctrl-C leaves nothing behind.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::common::{self, Common};
+use crate::error::{Error, Result};
+use crate::model::files::{Weights, export};
+use crate::precision::Precision;
+
+/// Writes the folder and says what was written. `doing` stands before the bar.
+pub(super) fn write_folder(
+    doing: &str,
+    weights: &Weights,
+    config: (&str, &[u8]),
+    precision: Option<Precision>,
+    out: &Path,
+    extras: &[(String, Vec<u8>)],
+    common: &Common,
+) -> Result<()> {
+    let cancelled = watch()?;
+    let bar = if common.quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
+    let style = ProgressStyle::with_template(&format!("{doing} {{bar:30}} {{bytes}}/{{total_bytes}} {{eta}}"));
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let mut progress = |done, total| {
+        if cancelled.load(Ordering::SeqCst) {
+            return Err(Error::Cancelled);
+        }
+        if total >= common::WORTH_A_BAR {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+        Ok(())
+    };
+    let exported = export(weights, config, precision, out, extras, &mut progress);
+    bar.finish_and_clear();
+    let exported = exported?;
+    if !common.quiet {
+        exported.notes.iter().for_each(|note| common::say(&format!("note: {note}")));
+    }
+    let out = out.display();
+    common::print(&format!(
+        "wrote {out}: {} parameters in {} tensors, {}, {} bytes\n",
+        common::thousands(exported.parameters.total),
+        exported.tensors,
+        exported.dtypes.join(" and "),
+        common::thousands(exported.bytes),
+    ))?;
+    if !common.quiet {
+        common::say(&format!("next: refrain inspect {out}"));
+    }
+    Ok(())
+}
+
+/// Ctrl-C sets the flag, which is looked at between two pieces: what was written until then is removed.
+fn watch() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let pressed = flag.clone();
+    ctrlc::set_handler(move || pressed.store(true, Ordering::SeqCst))
+        .map_err(|error| Error::Usage { reason: format!("cannot listen for Ctrl-C: {error}") })?;
+    Ok(flag)
+}
