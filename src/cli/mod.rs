@@ -10,6 +10,7 @@ mod demo;
 mod devices;
 mod doctor;
 mod forward;
+mod hub;
 mod inspect;
 mod paint;
 mod problems;

@@ -23,6 +23,8 @@ pub(crate) use rows::rows_of_a_piece;
 pub use rows::{FORMAT, FORMAT_KEY, Stored};
 pub use weights::Weights;
 pub use writer::{Entry, FolderWriter, TensorWriter, header as safetensors_header};
+#[cfg(feature = "hub")]
+pub(crate) use weights::parse_index;
 
 use crate::error::{Error, Result};
 use std::borrow::Cow;
