@@ -318,7 +318,7 @@ fn ctrl_c_leaves_a_beginning_that_the_next_run_takes_up() {
         assert!(started.elapsed() < Duration::from_secs(15) && child.try_wait().unwrap().is_none());
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
     assert!(!child.wait().unwrap().success());
     assert!(!user.snapshot(WEIGHTS).exists());
     server.heal();
