@@ -176,6 +176,17 @@ pub enum Error {
         /// What was done and what should have been.
         reason: String,
     },
+    /// A model could not be had from the Hub by its name (`hub`).
+    Hub {
+        /// The name: "hf:owner/repo@revision".
+        name: String,
+        /// What was tried: "fetch model.safetensors".
+        doing: String,
+        /// What the server or the network answered, or what the cache lacks.
+        reason: String,
+        /// What the user may do about it.
+        mend: String,
+    },
     /// The caller stopped it (`cancelled`).
     Cancelled,
 }
@@ -205,6 +216,7 @@ impl Error {
             Self::Mismatch { .. } => "mismatch",
             Self::WrongAnswer { .. } => "wrong_answer",
             Self::Usage { .. } => "usage",
+            Self::Hub { .. } => "hub",
             Self::Cancelled => "cancelled",
         }
     }
@@ -240,6 +252,7 @@ impl Error {
             Self::WrongAnswer { .. } => {
                 "`--device cpu` computes the reference; please report it with the output of `refrain devices`".into()
             }
+            Self::Hub { mend, .. } => mend.clone(),
             Self::Argument { .. } | Self::Usage { .. } | Self::Cancelled => return None,
         })
     }
@@ -281,6 +294,7 @@ impl fmt::Display for Error {
                 write!(f, "{problem}: wrong answer at full depth: expected {expected}, found {found}")
             }
             Self::Usage { reason } => write!(f, "{reason}"),
+            Self::Hub { name, doing, reason, .. } => write!(f, "{name}: cannot {doing}: {reason}"),
             Self::Cancelled => write!(f, "cancelled"),
         }
     }

@@ -62,6 +62,7 @@
 //! | [`kernels`] | the kernels, a file each with its formula |
 //! | [`model`] | files, weights, cache, and the equations above on flat rows |
 //! | [`tokenizer`], [`sampler`] | text to tokens and back; logits to a token |
+//! | `hub` | with the feature `hub`: models by name, into the cache that other tools share |
 //! | [`generate`] | prompts to steps |
 //! | [`shipped`] | the models inside the binary |
 //!
@@ -89,7 +90,8 @@
 //! # Features
 //!
 //! `cli` (default) is the command line; a library that embeds the engine turns it off. `wgpu-interop` re-exports wgpu and lets a
-//! program bring its own device. On wasm32 build without default features.
+//! program bring its own device. `hub` fetches models by name (`hub::fetch`, and `hf:owner/repo` wherever the command line takes a model); it
+//! needs files and sockets, hence not wasm32. On wasm32 build without default features.
 
 pub mod backend;
 #[cfg(feature = "cli")]
@@ -97,6 +99,8 @@ pub mod backend;
 pub mod cli;
 pub mod error;
 pub mod generate;
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+pub mod hub;
 pub mod kernel;
 pub mod kernels;
 pub mod model;
@@ -109,6 +113,8 @@ pub mod tokenizer;
 pub use error::{Error, Result};
 pub use generate::{Model, Params};
 pub use model::Options;
+#[cfg(all(feature = "hub", target_arch = "wasm32"))]
+compile_error!("the feature `hub` needs files and sockets, which wasm32 lacks: build without it");
 /// The wgpu that the engine uses, for programs that bring their own device.
 #[cfg(feature = "wgpu-interop")]
 pub use wgpu;

@@ -10,6 +10,8 @@ mod devices;
 mod engine;
 mod files;
 mod goldens;
+#[cfg(feature = "hub")]
+mod hub;
 mod kernels;
 mod layering;
 mod lazy;

@@ -16,7 +16,7 @@ const ORDER: &[&[&str]] = &[
     &["backend"],
     &["kernels"],
     &["model"],
-    &["tokenizer", "sampler"],
+    &["tokenizer", "sampler", "hub"],
     &["generate", "shipped"],
     &["cli", "web"],
 ];

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::hub;
 use crate::backend::{DeviceChoice, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::generate::Model;
@@ -36,6 +37,10 @@ pub(super) struct Common {
     /// Say more: the device, the model, times
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub verbose: bool,
+    /// Take models of the Hub (hf:owner/repo) from the cache only, as with HF_HUB_OFFLINE=1
+    #[cfg(feature = "hub")]
+    #[arg(long, global = true)]
+    pub offline: bool,
 }
 
 /// When the loops are run that a token has no need of any more. The answer does not depend on it.
@@ -100,11 +105,16 @@ impl Common {
         }
     }
 
+    /// A progress bar on a terminal, unless the user wants silence.
+    pub fn bar(&self, template: &str) -> ProgressBar {
+        let bar = if self.quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar
+    }
+
     /// Loads a model, with a progress bar in bytes on a terminal if there is much to load.
     pub fn load(&self, source: &Source, options: &Options) -> Result<Model> {
-        let bar = if self.quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        let style = ProgressStyle::with_template("loading {bar:30} {bytes}/{total_bytes} {eta}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let bar = self.bar("loading {bar:30} {bytes}/{total_bytes} {eta}");
         let mut progress = |progress: Progress| {
             if progress.total < WORTH_A_BAR {
                 return;
@@ -126,22 +136,18 @@ impl Common {
     }
 }
 
-/// A model by the name of a shipped one, or the path of its folder.
-pub(super) fn source(model: &str) -> Result<Source> {
+/// A model by the name of a shipped one, by its name on the Hub, or the path of its folder.
+pub(super) fn source(model: &str, common: &Common) -> Result<Source> {
     if let Some(source) = shipped::source(model) {
         return Ok(source);
     }
     if model.starts_with("hf:") {
-        return Err(Error::Argument {
-            name: "--model".into(),
-            expected: "the name of a shipped model or a folder: fetching from the Hub is not built yet".into(),
-            found: model.into(),
-        });
+        return hub::source(model, common);
     }
     if !Path::new(model).exists() {
         return Err(Error::Argument {
             name: "--model".into(),
-            expected: format!("a shipped model ({}) or the path of a model folder", shipped::NAMES.join(", ")),
+            expected: format!("a shipped model ({}), hf:owner/repo or the path of a model folder", shipped::NAMES.join(", ")),
             found: format!("{model:?}, which does not exist"),
         });
     }

@@ -37,7 +37,7 @@ const NEXT: &str = r#"  refrain run -p "a >b b >c c >d d >d ?a" --show loops   y
 pub(super) fn main(common: &Common) -> Result<()> {
     let mut wrong = None;
     for name in shipped::NAMES {
-        let source = common::source(name)?;
+        let source = common::source(name, common)?;
         let mut model = common.load(&source, &Options { device: common.device(), ..Options::default() })?;
         let paint = Paint { colored: common.colored(true), cap: model.engine().default_depth().loops };
         if name == shipped::NAMES[0] {

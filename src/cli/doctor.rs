@@ -25,7 +25,7 @@ use crate::tokenizer::Tokenizer;
 /// Options of `doctor`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Also check a model: a shipped one or the path of a folder
+    /// Also check a model: a shipped one, hf:owner/repo[@revision] or the path of a folder
     #[arg(value_name = "MODEL")]
     model: Option<String>,
 }
@@ -173,7 +173,7 @@ fn one_token(engine: &mut Engine, sequence: &mut Sequence) -> Result<()> {
 
 /// The files of a model, in the order in which they build on each other; the first fault of those ends it.
 fn check_model(list: &mut List, model: &str, common: &Common) -> Result<()> {
-    let Some(source) = list.check("files", common::source(model), |_| "found".into())? else { return Ok(()) };
+    let Some(source) = list.check("files", common::source(model, common), |_| "found".into())? else { return Ok(()) };
     let Some((config, _)) = list.check("config", read_config(&source), |(config, _)| describe(config))? else { return Ok(()) };
     let opened = Weights::open(&source).and_then(|weights| Ok((weights.check(&config.tensors())?, weights)));
     let count = |(_, weights): &(_, Weights)| format!("{} tensors of the right shapes", thousands(weights.tensors().count() as u64));

@@ -30,7 +30,7 @@ use crate::model::{Depth, Detail, Engine, Feed, Logits, LoopTrace, Options, Outp
 /// Options of `forward`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A shipped model or the path of a model folder
+    /// A shipped model, hf:owner/repo[@revision] or the path of a model folder
     #[arg(value_name = "MODEL")]
     model: String,
     /// safetensors file with `input_ids`, integers of shape (sequences, tokens)
@@ -81,7 +81,7 @@ enum When {
 
 /// Runs the passes and writes their tensors.
 pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
-    let source = common::source(&args.model)?;
+    let source = common::source(&args.model, common)?;
     let (config, _) = read_config(&source)?;
     let inputs = Inputs::read(&args.inputs, &config)?;
     let prompt = inputs.prompt(args)?;

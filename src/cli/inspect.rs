@@ -17,7 +17,7 @@ use crate::tokenizer::Tokenizer;
 /// Options of `inspect`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A shipped model or the path of a model folder
+    /// A shipped model, hf:owner/repo[@revision] or the path of a model folder
     #[arg(value_name = "MODEL")]
     model: String,
     /// Loops that the cache is to have slots for [default: the model's own]
@@ -39,7 +39,7 @@ pub(super) struct Args {
 
 /// Reads the files and reports.
 pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
-    let source = common::source(&args.model)?;
+    let source = common::source(&args.model, common)?;
     let (config, defaults) = read_config(&source)?;
     let options = Options { loops: args.loops, context: args.ctx_size, ..Default::default() };
     let weights = Weights::open(&source)?;

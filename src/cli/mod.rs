@@ -11,6 +11,7 @@ mod devices;
 mod doctor;
 mod export;
 mod forward;
+mod hub;
 mod inspect;
 mod paint;
 mod problems;

@@ -46,7 +46,7 @@ Examples:
 #[command(after_help = HELP)]
 pub(super) struct Args {
     #[arg(short, long, default_value = shipped::NAMES[0], value_name = "NAME|DIR",
-        help = format!("A shipped model ({}) or a model folder", shipped::NAMES.join(", ")))]
+        help = format!("A shipped model ({}), hf:owner/repo[@revision] or a model folder", shipped::NAMES.join(", ")))]
     model: String,
     /// The prompt; without -p, -f and -i it is read from a pipe
     #[arg(short, long, value_name = "TEXT", group = "from")]
@@ -142,7 +142,7 @@ enum ExitBy {
 
 pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     let prompt = if args.interactive { None } else { Some(read_prompt(args)?) };
-    let source = common::source(&args.model)?;
+    let source = common::source(&args.model, common)?;
     if let Some(output) = &args.output {
         common::check_output("--output", output, &source, args.file.as_deref().as_slice())?;
     }

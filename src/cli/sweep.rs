@@ -37,7 +37,7 @@ pub(super) struct Args {
     /// A file of problems, or the name of a shipped model: its problems
     #[arg(value_name = "FILE|NAME", required_unless_present = "prompt", conflicts_with = "prompt")]
     problems: Option<String>,
-    /// A shipped model or a model folder [default: the folder of FILE; with -p follow]
+    /// A shipped model, hf:owner/repo[@revision] or a model folder [default: the folder of FILE; with -p follow]
     #[arg(short, long, value_name = "NAME|DIR")]
     model: Option<String>,
     /// One problem: a prompt
@@ -71,7 +71,7 @@ enum Format {
 }
 
 pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
-    let (source, mut problems) = task(args)?;
+    let (source, mut problems) = task(args, common)?;
     if let Some(limit) = args.limit {
         if limit == 0 {
             return Err(Error::Argument { name: "--limit".into(), expected: "at least 1".into(), found: "0".into() });
@@ -112,7 +112,7 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
 }
 
 /// The model and the problems.
-fn task(args: &Args) -> Result<(Source, Vec<Problem>)> {
+fn task(args: &Args, common: &Common) -> Result<(Source, Vec<Problem>)> {
     if let Some(prompt) = &args.prompt {
         let answers: Vec<String> = args.expect.iter().flat_map(|text| text.split_whitespace()).map(String::from).collect();
         let queries = args.queries.unwrap_or(answers.len().max(1));
@@ -120,12 +120,12 @@ fn task(args: &Args) -> Result<(Source, Vec<Problem>)> {
             return Err(Error::Argument { name: "--queries".into(), expected: "at least 1".into(), found: "0".into() });
         }
         let problem = Problem { prompt: prompt.clone(), queries, answers, hops: None, place: "--prompt".into() };
-        return Ok((common::source(args.model.as_deref().unwrap_or(shipped::NAMES[0]))?, vec![problem]));
+        return Ok((common::source(args.model.as_deref().unwrap_or(shipped::NAMES[0]), common)?, vec![problem]));
     }
     let name = args.problems.as_deref().unwrap_or(shipped::NAMES[0]);
     if let Some(own) = shipped::source(name) {
         let problems = problems::of(&own)?;
-        return Ok((args.model.as_deref().map_or(Ok(own), common::source)?, problems));
+        return Ok((args.model.as_deref().map_or(Ok(own), |model| common::source(model, common))?, problems));
     }
     // A folder stands for the problems in it.
     let path = if Path::new(name).is_dir() { Path::new(name).join(problems::FILE) } else { PathBuf::from(name) };
@@ -133,7 +133,7 @@ fn task(args: &Args) -> Result<(Source, Vec<Problem>)> {
     let bytes = std::fs::read(&path).map_err(|source| Error::File { path: shown.clone(), doing: "read", source })?;
     let problems = problems::parse(&shown, &bytes)?;
     let source = match (&args.model, path.parent().filter(|folder| !folder.as_os_str().is_empty())) {
-        (Some(model), _) => common::source(model)?,
+        (Some(model), _) => common::source(model, common)?,
         (None, Some(folder)) => Source::folder(folder)?,
         (None, None) => Source::folder(".")?,
     };

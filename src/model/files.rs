@@ -22,6 +22,8 @@ pub use header::{Dtype, TensorInfo};
 pub(crate) use rows::rows_of_a_piece;
 pub use rows::{FORMAT, FORMAT_KEY, Stored};
 pub use weights::Weights;
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+pub(crate) use weights::parse_index;
 pub use writer::{Entry, FolderWriter, TensorWriter, header as safetensors_header};
 
 use crate::error::{Error, Result};

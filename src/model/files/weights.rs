@@ -275,7 +275,7 @@ pub(super) fn singles(bytes: &[u8]) -> impl Iterator<Item = f32> {
 }
 
 /// `model.safetensors.index.json`: from the name of a tensor to the name of its shard.
-fn parse_index(path: &str, json: &[u8]) -> Result<BTreeMap<String, String>> {
+pub(crate) fn parse_index(path: &str, json: &[u8]) -> Result<BTreeMap<String, String>> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: Pairs<String>,
