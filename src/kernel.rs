@@ -116,10 +116,16 @@ pub type Grid = [usize; 3];
 /// [`words`].
 pub enum Twin<P: 'static, const R: usize, const W: usize> {
     /// Of a kernel without weights.
-    Plain(fn(&P, [&[f32]; R], [&mut [f32]; W])),
+    Plain(PlainTwin<P, R, W>),
     /// Of a kernel with weights, which are in the precision given.
-    Weights(fn(&P, Precision, [&[f32]; R], [&mut [f32]; W])),
+    Weights(WeightsTwin<P, R, W>),
 }
+
+/// See [`Twin::Plain`].
+pub type PlainTwin<P, const R: usize, const W: usize> = fn(&P, [&[f32]; R], [&mut [f32]; W]);
+
+/// See [`Twin::Weights`].
+pub type WeightsTwin<P, const R: usize, const W: usize> = fn(&P, Precision, [&[f32]; R], [&mut [f32]; W]);
 
 /// A kernel with parameters `P` that reads `R` arguments and writes `W`.
 pub struct Kernel<P: 'static, const R: usize, const W: usize> {

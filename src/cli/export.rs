@@ -1,11 +1,8 @@
 //! What `convert` and `quantize` share: a model folder is written, with a progress bar, and Ctrl-C leaves nothing behind.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::common::{self, Common};
 use crate::error::{Error, Result};
@@ -23,9 +20,7 @@ pub(super) fn write_folder(
     common: &Common,
 ) -> Result<()> {
     let cancelled = watch()?;
-    let bar = if common.quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
-    let style = ProgressStyle::with_template(&format!("{doing} {{bar:30}} {{bytes}}/{{total_bytes}} {{eta}}"));
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = common.bar(&format!("{doing} {{bar:30}} {{bytes}}/{{total_bytes}} {{eta}}"));
     let mut progress = |done, total| {
         if cancelled.load(Ordering::SeqCst) {
             return Err(Error::Cancelled);

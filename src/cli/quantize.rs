@@ -74,7 +74,7 @@ enum Format {
 
 /// Writes the folder, then measures.
 pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
-    let source = common::source(&args.model)?;
+    let source = common::source(&args.model, common)?;
     // Prompts that cannot be read are refused before anything is written.
     let prompts = args.quality.then(|| quality::Prompts::read(args, &source)).transpose()?;
     if let Some(out) = &args.out {

@@ -42,7 +42,7 @@ fn twin(p: &Params, precision: Precision, [data, scales, x, ids]: [&[f32]; 4], [
     pairs.sort_by_key(|pair| expert(*pair));
     let mut work = Work::default();
     for pairs in pairs.chunk_by(|a, b| expert(*a) == expert(*b)) {
-        let w = w.from_row((expert(pairs[0]) - p.first) as usize * outs);
+        let w = w.skip_rows((expert(pairs[0]) - p.first) as usize * outs);
         work.run(pairs, (ins, outs), (x, from), w, (y, p.y_stride as usize));
     }
 }

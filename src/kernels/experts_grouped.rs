@@ -42,7 +42,7 @@ fn twin(p: &Params, precision: Precision, [data, scales, x, tiles, order]: [&[f3
     for tile in words(tiles).chunks_exact(4).take(p.tiles as usize).filter(|tile| tile[2] > 0) {
         let pairs = &words(order)[tile[1] as usize..][..tile[2] as usize];
         let Some(expert) = (tile[0] as usize).checked_sub(p.first as usize).filter(|e| *e < p.count as usize) else { continue };
-        work.run(pairs, (ins, outs), (x, from), w.from_row(expert * outs), (y, p.y_stride as usize));
+        work.run(pairs, (ins, outs), (x, from), w.skip_rows(expert * outs), (y, p.y_stride as usize));
     }
 }
 

@@ -37,8 +37,8 @@ impl<'a> From<(&'a [f32], Rows)> for Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// The same from row `row` on.
-    pub fn from_row(self, row: usize) -> Self {
+    /// The same without the first `row` rows.
+    pub fn skip_rows(self, row: usize) -> Self {
         Self { first: self.first + row, ..self }
     }
 
@@ -104,7 +104,7 @@ pub(super) fn product<'a>(
         slabs.iter_mut().zip(y[..outs].chunks_mut(SLAB)).for_each(|(slab, y)| slab.push(y));
     }
     let run = |(slab, parts): (usize, Vec<&mut [f32]>)| {
-        slab_product(ins, (x, x_rows.stride), w.from_row(slab * SLAB), parts, add);
+        slab_product(ins, (x, x_rows.stride), w.skip_rows(slab * SLAB), parts, add);
     };
     #[cfg(not(target_arch = "wasm32"))]
     if rows * ins * outs >= PARALLEL {
