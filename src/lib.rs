@@ -81,6 +81,13 @@
 //! arithmetic for long: where some tokens go deep, nearly all rows are computed in the end, only many in one pass. A prompt, or
 //! a large batch, gains little: its deepest token decides. [`model::Engine::batch`] runs sequences together that stand at different loops.
 //!
+//! # Weights
+//!
+//! Weight matrices lie on the device as the files have them, or as [`Options::dtype`] says: f32, f16, or blocks of 32 numbers with a scale,
+//! 8.5 or 4.5 bits a weight ([`precision`]). A kernel that reads weights is linked with the decoder of their precision; sums are always f32.
+//! Router, halting head, norms, injection and LoRA are always f32: a choice that flips costs more than they weigh. Files are
+//! read piece by piece. What a model takes is counted beforehand, by building it on an imagined device ([`model::Needs`]).
+//!
 //! # Cache
 //!
 //! A token takes `slots × width × 4` bytes of cache, f32: slots = prelude + coda + loops, width = 2 · n_kv_heads · head size (GQA)

@@ -16,6 +16,7 @@
 
 use crate::error::{Error, Result};
 use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 /// Numbers of a block.
 pub const BLOCK: usize = 32;
@@ -145,7 +146,11 @@ impl Precision {
     pub(crate) fn unpack_row(self, data: &[u8], scale: impl Fn(usize) -> f32, row: &mut [f32]) {
         match self {
             Self::F32 => row.iter_mut().zip(data.chunks_exact(4)).for_each(|(x, b)| *x = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            Self::F16 => row.iter_mut().zip(data.chunks_exact(2)).for_each(|(x, b)| *x = f16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Self::F16 => match bytemuck::try_cast_slice::<u8, u16>(data) {
+                // The crate converts slices with the processor's own instructions, where it has them.
+                Ok(bits) if cfg!(target_endian = "little") => bits[..row.len()].reinterpret_cast::<f16>().convert_to_f32_slice(row),
+                _ => row.iter_mut().zip(data.chunks_exact(2)).for_each(|(x, b)| *x = f16::from_le_bytes([b[0], b[1]]).to_f32()),
+            },
             Self::Q8 => {
                 for (i, (row, data)) in row.chunks_mut(BLOCK).zip(data.chunks_exact(BLOCK)).enumerate() {
                     let scale = scale(i);
@@ -217,12 +222,19 @@ fn inverse(x: f32) -> f32 {
     if x == 0.0 { 0.0 } else { 1.0 / x }
 }
 
+/// To the nearest integer, half to even, for numbers well below 2²²: the sum has no room for a fraction. Vectors of any processor can do
+/// that, where `round_ties_even` is a call.
+fn round(x: f32) -> f32 {
+    const SHIFT: f32 = 1.5 * (1 << 23) as f32;
+    (x + SHIFT) - SHIFT
+}
+
 /// scale = max |x| / 127, so that no number is cut off; q = round(x / scale), half to even.
 fn pack_q8(block: &[f32; BLOCK], data: &mut [u8]) -> f16 {
     let scale = f16::from_f32(block.iter().fold(0.0f32, |max, x| max.max(x.abs())) / 127.0);
     // Rounded to the scale as stored, not as computed.
     let inverse = inverse(scale.to_f32());
-    data.iter_mut().zip(block).for_each(|(q, x)| *q = (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8 as u8);
+    data.iter_mut().zip(block).for_each(|(q, x)| *q = round(x * inverse).clamp(-127.0, 127.0) as i8 as u8);
     scale
 }
 
@@ -260,7 +272,7 @@ fn quantize_q4(block: &[f32; BLOCK], scale: f32, numbers: &mut [f32; BLOCK]) -> 
     let inverse = inverse(scale);
     let mut error = 0.0;
     for (q, x) in numbers.iter_mut().zip(block) {
-        *q = (x * inverse).round_ties_even().clamp(-8.0, 7.0);
+        *q = round(x * inverse).clamp(-8.0, 7.0);
         error += (x - scale * *q) * (x - scale * *q);
     }
     error

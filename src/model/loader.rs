@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::kernels::noise::noise;
+use crate::model::config::Config;
 use crate::model::files::{Weights, rows_of_a_piece};
 use crate::precision::{Packed, Precision};
 use crate::tensor::{Dtype, Matrix, Tensor};
@@ -37,6 +38,14 @@ impl<'a> Filling<'a> {
             Self::Noise => None,
             Self::Nothing(weights) => *weights,
         }
+    }
+
+    /// Bytes of the files that a load of a model of this config reads.
+    pub fn bytes(&self, config: &Config) -> Result<u64> {
+        let Self::Files(weights) = self else { return Ok(0) };
+        let specs = config.tensors();
+        let wanted = specs.iter().filter(|spec| !spec.optional);
+        wanted.map(|spec| Ok(weights.stored(&spec.name, &spec.shape, spec.matrix)?.bytes())).sum()
     }
 }
 

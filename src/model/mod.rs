@@ -214,8 +214,7 @@ impl Engine {
             context: sizes.context,
         };
         needs.states = since_then(&backend);
-        let total = filling.weights().map_or(0, |weights| weights.tensors().map(|tensor| tensor.bytes).sum());
-        let state = Progress { loaded: 0, total };
+        let state = Progress { loaded: 0, total: filling.bytes(config)? };
         let mut loader = Loader { backend: &mut backend, filling, dtype: options.dtype, progress, state, matrices: BTreeMap::new() };
         let net = Net::load(&mut loader, config, &sizes, &work, states)?;
         needs.matrices = loader.matrices;
