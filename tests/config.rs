@@ -3,6 +3,7 @@
 
 use refrain::model::config::{Attention, Config};
 use refrain::model::defaults::{Defaults, Exit};
+use refrain::model::published;
 use refrain::shipped::NAMES;
 use serde_json::{Value, json};
 
@@ -170,6 +171,44 @@ fn parameters_are_those_of_pytorch() {
         let length = std::fs::metadata(format!("{}/{model}/model.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap().len();
         let numbers = 4 * (parameters.total + parameters.buffers);
         assert!(numbers < length && length < numbers + 20_000, "{model}: {numbers} bytes of numbers in a file of {length}");
+    }
+}
+
+/// `sum(p.numel() for p in OpenMythos(mythos_1b()).parameters())` and so on, on PyTorch's meta device, package 0.5.0.
+#[test]
+fn published_sizes_have_the_parameters_of_pytorch() {
+    let expected = [
+        ("mythos_1b", 1_064_028_034),
+        ("mythos_3b", 3_041_725_186),
+        ("mythos_10b", 9_981_316_994),
+        ("mythos_50b", 50_374_247_426),
+        ("mythos_100b", 99_545_072_130),
+        ("mythos_500b", 497_849_137_154),
+        ("mythos_1t", 999_326_352_386),
+    ];
+    assert_eq!(published::NAMES, expected.map(|(name, _)| name));
+    for (name, total) in expected {
+        let config = published::config(name).unwrap();
+        assert_eq!(config.parameters().total, total, "{name}");
+        let tokens = if total < 60_000_000_000 { 4096 } else { 131_072 };
+        assert_eq!((config.act_threshold, config.max_output_tokens), (0.99, tokens), "{name}");
+    }
+    assert!(published::config("mythos_2b").is_none() && published::config("").is_none());
+}
+
+#[test]
+fn a_config_is_written_as_it_was_read() {
+    let published = published::NAMES.map(|name| published::config(name).unwrap());
+    for config in models().iter().map(|model| config(model)).chain(published) {
+        let json = config.to_json();
+        assert_eq!(Config::parse("written", json.as_bytes()).unwrap(), config, "{json}");
+        assert!(json.starts_with("{\n  \"vocab_size\": ") && json.ends_with("\n}\n"), "{json}");
+    }
+    // Not a value but is in the file.
+    for model in models() {
+        for (field, value) in config(&model).fields() {
+            assert_eq!(json_of(&model).get(field).unwrap_or(&json!(4096)), &value, "{model}: {field}");
+        }
     }
 }
 

@@ -5,11 +5,13 @@
 //! below overflows. Only `max_output_tokens` has a default (4096, the package's): a wrong guess at any other field would
 //! give wrong numbers without a word.
 
+mod json;
+
 use super::files::{Fields, shorten};
 use crate::error::Result;
 
 /// The sizes of one model, checked: whoever holds a `Config` need not check them again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// V: ids of tokens are `0..vocab_size`.
     pub vocab_size: usize,
