@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::precision::Precision;
+
 /// The result of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -135,8 +137,8 @@ pub enum Error {
         available: Option<u64>,
         /// What takes them.
         parts: String,
-        /// Which options would make it fit.
-        advice: String,
+        /// What would make it fit, each alone; empty where nothing is known to.
+        advice: Vec<Remedy>,
     },
     /// The GPU refused or failed a command (`gpu`).
     Gpu {
@@ -244,7 +246,13 @@ impl Error {
                 "`refrain devices` lists what there is; `--device cpu` works everywhere; `--allow-software` admits software GPUs".into()
             }
             Self::TooSmall { .. } => "ask for a smaller context, fewer loops or fewer sequences, or take a device with more memory".into(),
-            Self::Memory { advice, .. } => advice.clone(),
+            Self::Memory { advice, .. } if advice.is_empty() => {
+                "no dtype, context, number of loops or of sequences makes it fit: take a device with more memory".into()
+            }
+            Self::Memory { advice, .. } => {
+                let ways: Vec<String> = advice.iter().map(|remedy| format!("with {remedy}")).collect();
+                format!("it would fit {}", ways.join(", or "))
+            }
             Self::Gpu { .. } => "update the graphics driver, or use `--device cpu`".into(),
             Self::DeviceLost { .. } => "load the model again".into(),
             Self::NonFinite { .. } => "the weights are damaged, or too large for the precision".into(),
@@ -297,6 +305,33 @@ impl fmt::Display for Error {
             Self::Hub { name, doing, reason, .. } => write!(f, "{name}: cannot {doing}: {reason}"),
             Self::Cancelled => write!(f, "cancelled"),
         }
+    }
+}
+
+/// Sizes with which a model would fit a device, together; what is `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remedy {
+    /// How weight matrices are stored.
+    pub dtype: Option<Precision>,
+    /// Positions of each sequence.
+    pub context: Option<usize>,
+    /// Loops that the cache has slots for.
+    pub loops: Option<usize>,
+    /// Sequences.
+    pub sequences: Option<usize>,
+}
+
+impl fmt::Display for Remedy {
+    /// "dtype q4 and a context of 2048".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+        let parts = [
+            self.dtype.map(|dtype| format!("dtype {dtype}")),
+            self.context.map(|context| format!("a context of {context}")),
+            self.loops.map(|loops| counted(loops, "loop")),
+            self.sequences.map(|sequences| counted(sequences, "sequence")),
+        ];
+        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(" and "))
     }
 }
 

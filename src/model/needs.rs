@@ -8,7 +8,7 @@ use super::defaults::Defaults;
 use super::loader::Filling;
 use super::{Engine, Options};
 use crate::backend::{Backend, DeviceInfo};
-use crate::error::{Error, Result, size};
+use crate::error::{Error, Remedy, Result, size};
 use crate::model::files::Weights;
 use crate::precision::Precision;
 
@@ -115,7 +115,7 @@ impl Needs {
         }
     }
 
-    /// "weights 4.1 GiB in f32, cache …".
+    /// "matrices 4.1 GiB in f32, other weights …".
     fn parts(&self) -> String {
         let matrices: Vec<String> = self.matrices.iter().map(|(precision, bytes)| format!("{} in {precision}", size(*bytes))).collect();
         let sizes = format!("context {}, loops {}, sequences {}", self.context, self.loops, self.sequences);
@@ -129,43 +129,46 @@ impl Needs {
         )
     }
 
-    /// What would make it fit into `memory` bytes: each option alone, or a smaller precision with others.
-    fn advice(&self, memory: u64, options: &Options, plan: &dyn Fn(&Options) -> Result<Needs>) -> String {
-        let fits = |options: &Options| plan(options).is_ok_and(|needs| needs.total() <= memory);
-        let smaller = |options: &Options, least: usize, now: usize, set: &dyn Fn(&mut Options, usize)| {
-            // Half, a quarter, …: the first that fits is the largest of them.
-            std::iter::successors(Some(now / 2), |n| Some(n / 2)).take_while(|n| *n >= least).find(|n| {
-                let mut options = options.clone();
-                set(&mut options, *n);
-                fits(&options)
-            })
+    /// What would make it fit into `memory` bytes: the largest dtype below the present ones, or half, a quarter, … of one of the other
+    /// sizes; where none does so alone, the largest dtype with which one of the others does.
+    fn advice(&self, memory: u64, options: &Options, plan: &dyn Fn(&Options) -> Result<Needs>) -> Vec<Remedy> {
+        let fits = |remedy: &Remedy| plan(&options.remedied(remedy)).is_ok_and(|needs| needs.total() <= memory);
+        let halves = |now: usize, least: usize| std::iter::successors(Some(now / 2), |n| Some(n / 2)).take_while(move |n| *n >= least);
+        // Each of the other sizes beside this dtype.
+        let others = |dtype: Option<Precision>| {
+            let with = Remedy { dtype, ..Remedy::default() };
+            [
+                halves(self.context, LEAST_CONTEXT).map(|n| Remedy { context: Some(n), ..with }).find(&fits),
+                halves(self.loops, 1).map(|n| Remedy { loops: Some(n), ..with }).find(&fits),
+                halves(self.sequences, 1).map(|n| Remedy { sequences: Some(n), ..with }).find(&fits),
+            ]
         };
-        let alone = |options: &Options| {
-            let mut ways = Vec::new();
-            let knobs: [(&str, usize, usize, &dyn Fn(&mut Options, usize)); 3] = [
-                ("a context of", 16, self.context, &|options, n| options.context = Some(n)),
-                ("loops of", 1, self.loops, &|options, n| options.loops = Some(n)),
-                ("sequences of", 1, self.sequences, &|options, n| options.sequences = Some(n)),
-            ];
-            for (name, least, now, set) in knobs {
-                ways.extend(smaller(options, least, now, set).map(|n| format!("{name} {n}")));
-            }
-            ways
-        };
-        let with = |precision: Precision| Options { dtype: Some(precision), ..options.clone() };
         let now = self.matrices.keys().copied().max().unwrap_or(Precision::F32);
-        let smaller_dtypes = || Precision::ALL.into_iter().rev().filter(|precision| *precision < now);
-        let mut ways: Vec<String> = smaller_dtypes().find(|p| fits(&with(*p))).map(|p| format!("dtype {p}")).into_iter().collect();
-        ways.extend(alone(options));
-        if ways.is_empty() {
-            for precision in smaller_dtypes() {
-                let others = alone(&with(precision));
-                if !others.is_empty() {
-                    return format!("it would fit with dtype {precision} and {}", others.join(" or "));
-                }
-            }
-            return "no dtype, context, number of loops or of sequences alone makes it fit: take a device with more memory".into();
+        let smaller = || Precision::ALL.into_iter().rev().filter(|precision| *precision < now);
+        let dtype = smaller().map(|dtype| Remedy { dtype: Some(dtype), ..Remedy::default() }).find(&fits);
+        let alone: Vec<Remedy> = dtype.into_iter().chain(others(None).into_iter().flatten()).collect();
+        if !alone.is_empty() {
+            return alone;
         }
-        format!("it would fit with {}", ways.join(", or with "))
+        smaller()
+            .map(|dtype| others(Some(dtype)).into_iter().flatten().collect::<Vec<_>>())
+            .find(|ways| !ways.is_empty())
+            .unwrap_or_default()
+    }
+}
+
+/// A context below this is no advice.
+const LEAST_CONTEXT: usize = 16;
+
+impl Options {
+    /// These options with the sizes that a remedy names.
+    pub fn remedied(&self, remedy: &Remedy) -> Self {
+        Self {
+            dtype: remedy.dtype.or(self.dtype),
+            context: remedy.context.or(self.context),
+            loops: remedy.loops.or(self.loops),
+            sequences: remedy.sequences.or(self.sequences),
+            ..self.clone()
+        }
     }
 }
