@@ -33,7 +33,8 @@ fn twin(p: &Params, []: [&[f32]; 0], [w]: [&mut [f32]; 1]) {
     }
 }
 
-fn hash(i: u32) -> u32 {
+/// A number in which no bit follows from one of `i`.
+pub(crate) fn hash(i: u32) -> u32 {
     let x = i.wrapping_mul(0x9e37_79b1);
     let x = (x ^ (x >> 15)).wrapping_mul(0x85eb_ca6b);
     let x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
@@ -43,17 +44,21 @@ fn hash(i: u32) -> u32 {
 /// Workgroups of a dispatch: enough for any device, within every device's limit.
 const GROUPS: usize = 4096;
 
-/// Fills a matrix with numbers of about 2⁻⁶, the size of trained weights.
+/// Fills a matrix with numbers of about 1 / √cols: products are then as large as what goes in, at any size of model.
 pub fn noise(backend: &mut Backend, matrix: &Matrix) -> Result<()> {
-    // Sign and mantissa are free, the exponent is held: numbers of ±(1 … 2) · 2⁻⁶.
+    // Sign and mantissa are free, the exponent is held: numbers of ±(1 … 2) · 2⁻ᵏ, whose root mean square is 1.53 · 2⁻ᵏ.
+    let k = (1.53 * (matrix.cols.max(1) as f32).sqrt()).log2().round();
+    let least = (-k).exp2();
     let half_bits = |x: f32| u32::from(f16::from_f32(x).to_bits()) * 0x1_0001;
     let (mask, base) = match matrix.precision {
-        Precision::F32 => (0x807f_ffff, (127 - 6) << 23),
-        Precision::F16 => (0x83ff_83ff, half_bits(1.0 / 64.0)),
-        Precision::Q8 | Precision::Q4 => (u32::MAX, 0),
+        Precision::F32 => (0x807f_ffff, least.to_bits()),
+        Precision::F16 => (0x83ff_83ff, half_bits(least)),
+        // Odd numbers alone, −127 … 127 and −7 … 7: their mean is 0. With another mean each matrix would turn all rows into one direction.
+        Precision::Q8 => (0xfefe_fefe, 0x0101_0101),
+        Precision::Q4 => (0xeeee_eeee, 0x1111_1111),
     };
-    // The root mean square of all bytes is 74, of all half bytes 4.6.
-    let scale = half_bits(if matrix.precision == Precision::Q8 { 0.023 / 74.0 } else { 0.023 / 4.6 });
+    // The root mean square of these bytes is 74, of these half bytes 4.6.
+    let scale = half_bits(1.53 * least / if matrix.precision == Precision::Q8 { 74.0 } else { 4.6 });
     let mut pass = backend.pass();
     for (first, part) in matrix.parts() {
         let seed = hash(first as u32 ^ part.data.buffer.0);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::kernels::noise::noise;
+use crate::kernels::noise::{hash, noise};
 use crate::model::config::Config;
 use crate::model::files::{Weights, rows_of_a_piece};
 use crate::precision::{Packed, Precision};
@@ -165,8 +165,11 @@ fn device_rows(matrix: &Matrix, beside: &[Packed], count: usize, cols: usize) ->
 fn invented(name: &str, numbers: usize) -> Vec<f32> {
     match name.rsplit('.').nth(1).unwrap_or_default() {
         norm if norm.ends_with("norm") => vec![1.0; numbers],
-        // A fixed multiple of the golden ratio: spread evenly in ±0.03.
-        "router" | "lora" | "down" | "scale" | "halt" => (0..numbers).map(|i| (i as f32 * 0.618_034).fract() * 0.06 - 0.03).collect(),
+        // Spread evenly in ±0.03, so that tokens choose different experts. Of 24 bits: exact in f32.
+        "router" | "lora" | "down" | "scale" | "halt" => {
+            let seed = name.bytes().fold(0, |seed, byte| hash(seed ^ u32::from(byte)));
+            (0..numbers as u32).map(|i| (hash(i.wrapping_add(seed)) >> 8) as f32 / (1 << 24) as f32 * 0.06 - 0.03).collect()
+        }
         _ => vec![0.0; numbers],
     }
 }
