@@ -1,5 +1,6 @@
 //! All tests in one binary: one link, one list.
 
+mod cli_bench;
 mod cli_forward;
 mod cli_run;
 mod cli_watch;
@@ -15,6 +16,7 @@ mod hub;
 mod kernels;
 mod layering;
 mod lazy;
+mod plan;
 mod random;
 mod sampler;
 mod shipped;

@@ -13,19 +13,19 @@ use crate::devices;
 use crate::goldens::{CASES, Case};
 
 /// Runs the binary.
-fn refrain(args: &[&str]) -> Output {
+pub fn refrain(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_refrain")).args(args).output().unwrap()
 }
 
 /// Runs it and expects success; what it printed.
-fn succeeds(args: &[&str]) -> String {
+pub fn succeeds(args: &[&str]) -> String {
     let output = refrain(args);
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// Runs it and expects exit status 1, nothing on stdout, and exactly one error, of this code and with these words.
-fn fails(args: &[&str], code: &str, words: &[&str]) {
+pub fn fails(args: &[&str], code: &str, words: &[&str]) {
     let output = refrain(args);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(1), "{args:?}: {err}");
@@ -433,7 +433,7 @@ fn inspect_counts_right() {
         let context = size("max_seq_len").min(4096);
         let bytes_per_token = slots * width * 4;
         let cache = json!({"slots": slots, "numbers": width, "bytes_per_token": bytes_per_token, "loops": loops, "context": context,
-            "bytes": bytes_per_token * context});
+            "sequences": 1, "bytes": slots * width.next_multiple_of(4) * 4 * context});
         assert_eq!(found["cache"], cache, "{name}");
         assert!((found["spectral_radius"].as_f64().unwrap() - radius).abs() < 1e-6, "{name}: {radius} {}", found["spectral_radius"]);
         assert_eq!(found["tensors"]["count"], tensors.len());
@@ -446,27 +446,29 @@ fn inspect_counts_right() {
         assert_eq!((&found["tokenizer"], &found["device"]["fits"]), (&Value::Null, &json!(true)));
         let page = succeeds(&args);
         assert!(page.contains(&format!("slots {slots} = {} + {} + 11 loops", size("prelude_layers"), size("coda_layers"))), "{page}");
-        check_largest_piece(name, &found["device"]["largest_piece"]);
+        check_plan(name, &found["device"]);
     }
     let page = succeeds(&["inspect", "follow", "--device", "cpu"]);
-    for words in ["277,798 (277,794 trained + 4 of the router's bias)", "13,056 bytes", "78 tokens", "n_loops           32"] {
+    for words in ["277,798 (277,794 trained + 4 router biases)", "13,056 bytes", "78 tokens", "n_loops           32"] {
         assert!(page.contains(words), "{words}: {page}");
     }
     fails(&["inspect", "follow", "--loops", "0"], "loops", &["0 loops"]);
     fails(&["inspect", "follow", "-c", "129"], "context", &["max_seq_len"]);
 }
 
-/// The model loads where a binding holds just the piece that is said to be the largest, and not where it holds less.
-fn check_largest_piece(name: &str, piece: &Value) {
-    let bytes = piece["bytes"].as_u64().unwrap();
-    for (max_binding, fits) in [(bytes, true), (bytes - 4, false)] {
-        let device = refrain::backend::DeviceOptions { max_binding: Some(max_binding), ..devices::all().swap_remove(0).1 };
+/// A model takes just what was said, and loads into just that much memory.
+fn check_plan(name: &str, device: &Value) {
+    let bytes = |part: &str| device[format!("{part}_bytes")].as_u64().unwrap();
+    let total = bytes("total");
+    assert_eq!(bytes("weights") + bytes("cache") + bytes("state") + bytes("work"), total, "{name}");
+    assert_eq!(bytes("weights") - bytes("tables"), device["matrices_bytes"]["f32"].as_u64().unwrap(), "{name}");
+    for (memory, fits) in [(total, true), (total - 1, false)] {
+        let device = refrain::backend::DeviceOptions { memory: Some(memory), ..devices::all().swap_remove(0).1 };
         let options = refrain::model::Options { device, loops: Some(11), ..Default::default() };
         let source = refrain::model::files::Source::folder(golden(name)).unwrap();
-        let loaded = pollster::block_on(refrain::model::Engine::load(&source, &options, &mut |_| {}));
-        match loaded {
-            Ok(_) => assert!(fits, "{name}: loads with less than {piece}"),
-            Err(error) => assert!(!fits && error.code() == "too_small", "{name}: {piece}: {error}"),
+        match pollster::block_on(refrain::model::Engine::load(&source, &options, &mut |_| {})) {
+            Ok(engine) => assert!(fits && engine.allocated_bytes() as u64 == total, "{name}: loads with less than {total}"),
+            Err(error) => assert!(!fits && error.code() == "memory", "{name}: {error}"),
         }
     }
 }

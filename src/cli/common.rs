@@ -9,10 +9,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::hub;
 use crate::backend::{DeviceChoice, DeviceOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, size};
 use crate::generate::Model;
+use crate::model::config::Config;
 use crate::model::files::Source;
-use crate::model::{DEFAULT_CATCH_UP, Options, Progress, Schedule};
+use crate::model::{DEFAULT_CATCH_UP, Engine, Options, Progress, Schedule, published};
+use crate::precision::Precision;
 use crate::shipped;
 
 /// Bytes of weights below which loading takes no time that a progress bar could fill.
@@ -28,6 +30,9 @@ pub(super) struct Common {
     /// Let auto and gpu take a GPU that is simulated on the CPU
     #[arg(long, global = true)]
     pub allow_software: bool,
+    /// Treat the device as having this much memory for a model: bytes, or with a unit as in 8GiB, 500MB
+    #[arg(long, global = true, value_name = "SIZE", value_parser = bytes)]
+    pub memory: Option<u64>,
     /// Colour the output
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
@@ -41,6 +46,21 @@ pub(super) struct Common {
     #[cfg(feature = "hub")]
     #[arg(long, global = true)]
     pub offline: bool,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Args)]
+pub(super) struct Loading {
+    /// How weight matrices are stored on the device: f32, f16, q8 or q4 [default: as in the files, f32 where there are none]
+    #[arg(long, value_name = "TYPE", value_parser = Precision::from_str)]
+    dtype: Option<Precision>,
+}
+
+impl Loading {
+    /// Options with this and the device.
+    pub fn options(&self, common: &Common) -> Options {
+        Options { device: common.device(), dtype: self.dtype, ..Options::default() }
+    }
 }
 
 /// When the loops are run that a token has no need of any more. The answer does not depend on it.
@@ -91,7 +111,7 @@ pub(super) enum Color {
 impl Common {
     /// The device as the library takes it.
     pub fn device(&self) -> DeviceOptions {
-        DeviceOptions { device: self.device.clone(), allow_software: self.allow_software, ..Default::default() }
+        DeviceOptions { device: self.device.clone(), allow_software: self.allow_software, memory: self.memory, ..DeviceOptions::default() }
     }
 
     /// Whether the answer is to be coloured, which goes to stdout or not.
@@ -128,11 +148,16 @@ impl Common {
         if !self.quiet {
             model.engine().notes().iter().for_each(|note| say(&format!("note: {note}")));
         }
-        if self.verbose {
-            say(&format!("device: {}", model.engine().device().name));
-            say(&format!("memory: {:.1} MiB on the device", model.engine().allocated_bytes() as f64 / (1 << 20) as f64));
-        }
+        self.loaded(model.engine());
         Ok(model)
+    }
+
+    /// Says where a model was loaded, with -v.
+    pub fn loaded(&self, engine: &Engine) {
+        if self.verbose {
+            say(&format!("device: {}", engine.device().name));
+            say(&format!("memory: {} on the device", size(engine.allocated_bytes() as u64)));
+        }
     }
 }
 
@@ -152,6 +177,44 @@ pub(super) fn source(model: &str, common: &Common) -> Result<Source> {
         });
     }
     Source::folder(model)
+}
+
+/// A published size by its name.
+pub(super) fn published(name: &str) -> Result<Config> {
+    published::config(name).ok_or_else(|| Error::Argument {
+        name: "--config".into(),
+        expected: published::NAMES.join(", "),
+        found: name.into(),
+    })
+}
+
+/// Bytes: a whole number, or any number with a unit, 1024 to the next (KiB) or 1000 (KB).
+fn bytes(text: &str) -> Result<u64> {
+    let fail = || Error::Argument {
+        name: "size".into(),
+        expected: "bytes from 1 on, or a number with KiB, MiB, GiB, TiB (times 1024), KB, MB, GB or TB (times 1000)".into(),
+        found: format!("{text:?}"),
+    };
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
+    let factor = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" => None,
+        "kib" => Some(1u64 << 10),
+        "mib" => Some(1 << 20),
+        "gib" => Some(1 << 30),
+        "tib" => Some(1 << 40),
+        "kb" => Some(1_000),
+        "mb" => Some(1_000_000),
+        "gb" => Some(1_000_000_000),
+        "tb" => Some(1_000_000_000_000),
+        _ => return Err(fail()),
+    };
+    let bytes = match (number.parse::<u64>(), factor) {
+        (Ok(number), factor) => number.checked_mul(factor.unwrap_or(1)),
+        // A part of a unit; half a byte is none.
+        (Err(_), Some(factor)) => number.parse::<f64>().ok().map(|x| x * factor as f64).filter(|x| *x < u64::MAX as f64).map(|x| x as u64),
+        (Err(_), None) => None,
+    };
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(fail)
 }
 
 /// Writes to stdout and flushes, so that a stream is seen as it comes.

@@ -19,7 +19,7 @@ use clap::ValueEnum;
 use pollster::block_on;
 
 use self::save::{Data, Named, Target, write_tensors};
-use super::common::{self, Common, Scheduling};
+use super::common::{self, Common, Loading, Scheduling};
 use super::watch::JsonWork;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
@@ -67,6 +67,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     counters: Option<PathBuf>,
     #[command(flatten)]
+    loading: Loading,
+    #[command(flatten)]
     scheduling: Scheduling,
 }
 
@@ -96,12 +98,11 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
         return Err(Error::Argument { name: "--counters".into(), expected, found: args.out.display().to_string() });
     }
     let options = Options {
-        device: common.device(),
         context: Some(args.ctx_size.unwrap_or(inputs.tokens)),
         loops: args.loops,
         sequences: Some(inputs.sequences),
         chunk: args.chunk,
-        ..Options::default()
+        ..args.loading.options(common)
     };
     let mut options = args.scheduling.options(options);
     if args.trace {

@@ -4,6 +4,7 @@
 //! the exit status is 1 (2 for arguments that cannot be parsed, by `clap`'s custom; 130 after Ctrl-C). A reader that closes the
 //! pipe early ends the program without a word.
 
+mod bench;
 mod common;
 mod convert;
 mod demo;
@@ -13,6 +14,7 @@ mod export;
 mod forward;
 mod hub;
 mod inspect;
+mod interrupt;
 mod paint;
 mod problems;
 mod quantize;
@@ -50,7 +52,9 @@ enum Command {
     Forward(forward::Args),
     /// Ask the same problems at several numbers of loops
     Sweep(sweep::Args),
-    /// Sizes, parameters, cache and stability of a model, without loading it onto a device
+    /// How fast prompts and new tokens are at a number of loops, in tokens a second
+    Bench(bench::Args),
+    /// Sizes, parameters, cache, memory and stability of a model, without loading it onto a device
     Inspect(inspect::Args),
     /// Make a model folder of a PyTorch checkpoint
     Convert(convert::Args),
@@ -71,6 +75,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run(args)) => run::main(&args, &common),
         Some(Command::Forward(args)) => forward::main(&args, &common),
         Some(Command::Sweep(args)) => sweep::main(&args, &common),
+        Some(Command::Bench(args)) => bench::main(&args, &common),
         Some(Command::Inspect(args)) => inspect::main(&args, &common),
         Some(Command::Convert(args)) => convert::main(&args, &common),
         Some(Command::Quantize(args)) => quantize::main(&args, &common),

@@ -6,11 +6,11 @@
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 
-use super::common::{self, Common, Scheduling};
+use super::common::{self, Common, Loading, Scheduling};
+use super::interrupt;
 use super::paint::Paint;
 use super::show::{About, Format, Printer, Style};
 use super::watch::{self, Show};
@@ -75,6 +75,8 @@ pub(super) struct Args {
     /// Positions to make room for [default: the model's, at most 4096]
     #[arg(short, long, value_name = "N")]
     ctx_size: Option<usize>,
+    #[command(flatten)]
+    loading: Loading,
     #[command(flatten)]
     sample: Sample,
     #[command(flatten)]
@@ -158,7 +160,7 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     let (config, defaults) = read_config(&source)?;
     let cap = args.depth.loops.or(defaults.n_loops).unwrap_or(config.max_loop_iters);
     let params = params(args, &defaults, common)?;
-    let options = Options { device: common.device(), context: args.ctx_size, loops: args.depth.loops, ..Options::default() };
+    let options = Options { context: args.ctx_size, loops: args.depth.loops, ..args.loading.options(common) };
     let mut model = common.load(&source, &args.scheduling.options(options))?;
     let colored = common.colored(args.output.is_none());
     let style = Style {
@@ -386,46 +388,6 @@ impl Drop for Out {
     fn drop(&mut self) {
         if let Self::File { path, fresh: true, created: true, .. } = self {
             let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// Ctrl-C: stops the answer that is being given; once more, or while none is, it ends the program.
-mod interrupt {
-    use super::{AtomicBool, Error, Ordering, Result};
-
-    static RUNNING: AtomicBool = AtomicBool::new(false);
-    static STOPPED: AtomicBool = AtomicBool::new(false);
-
-    /// Starts to listen.
-    pub fn watch() -> Result<()> {
-        let pressed = || {
-            if !RUNNING.load(Ordering::SeqCst) || STOPPED.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
-            }
-        };
-        ctrlc::set_handler(pressed).map_err(|error| Error::Usage { reason: format!("cannot listen for Ctrl-C: {error}") })
-    }
-
-    /// An answer is being given.
-    pub struct Running;
-
-    impl Running {
-        pub fn start() -> Self {
-            STOPPED.store(false, Ordering::SeqCst);
-            RUNNING.store(true, Ordering::SeqCst);
-            Self
-        }
-
-        /// Whether Ctrl-C was pressed since.
-        pub fn stopped(&self) -> bool {
-            STOPPED.load(Ordering::SeqCst)
-        }
-    }
-
-    impl Drop for Running {
-        fn drop(&mut self) {
-            RUNNING.store(false, Ordering::SeqCst);
         }
     }
 }

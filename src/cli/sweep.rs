@@ -1,12 +1,10 @@
 //! `refrain sweep`: the same problems at several numbers of loops, to see how deep a model must go and whether it knows.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use super::common::{self, Common};
+use super::common::{self, Common, Loading};
 use super::problems::{self, Problem};
 use super::results::{Answer, Row, many, one};
 use super::show::line;
@@ -55,6 +53,8 @@ pub(super) struct Args {
     /// Only the first N problems
     #[arg(short, long, value_name = "N")]
     limit: Option<usize>,
+    #[command(flatten)]
+    loading: Loading,
     /// How to write the results
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -85,10 +85,11 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     };
     // A 0 among them is refused like any other number of loops that cannot be.
     let asked = if depths.contains(&0) { Some(0) } else { depths.iter().max().copied() };
-    let mut model = common.load(&source, &Options { device: common.device(), loops: asked, ..Options::default() })?;
+    let mut model = common.load(&source, &Options { loops: asked, ..args.loading.options(common) })?;
     // Every prompt is read before any is run.
     let tokens = problems.iter().map(|problem| problem.encode(&model)).collect::<Result<Vec<_>>>()?;
-    let bar = progress(common, problems.len() * depths.len());
+    let bar = common.bar("solving {bar:30} {pos}/{len} {eta}");
+    bar.set_length((problems.len() * depths.len()) as u64);
     let mut results: Vec<Row> = Vec::new();
     for loops in depths {
         let mut row = Row { loops, answers: Vec::new() };
@@ -138,12 +139,4 @@ fn task(args: &Args, common: &Common) -> Result<(Source, Vec<Problem>)> {
         (None, None) => Source::folder(".")?,
     };
     Ok((source, problems))
-}
-
-fn progress(common: &Common, total: usize) -> ProgressBar {
-    let hidden = common.quiet || !std::io::stderr().is_terminal();
-    let bar = if hidden { ProgressBar::hidden() } else { ProgressBar::new(total as u64) };
-    let style = ProgressStyle::with_template("solving {bar:30} {pos}/{len} {eta}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
 }

@@ -1,0 +1,166 @@
+//! `refrain bench`: how fast a model is, in tokens a second.
+//!
+//! ```text
+//! pp512         a prompt of 512 tokens in one forward pass, into an empty sequence
+//! tg128         128 tokens generated one by one, each the best after the one before it
+//! … @ d512      the same after 512 tokens that are in the cache already
+//! ```
+//!
+//! Every token runs exactly as many loops as its row says (`exit fixed`), so tokens a second times loops are loop-steps a second. Each row
+//! is run once before it is timed.
+
+mod report;
+mod time;
+
+use pollster::block_on;
+
+use self::report::{About, Format};
+use self::time::{Kind, Row, Test};
+use super::common::{self, Common, Loading};
+use super::interrupt;
+use crate::error::{Error, Result};
+use crate::model::config::Config;
+use crate::model::files::Source;
+use crate::model::{Engine, Options, read_config};
+use crate::shipped;
+
+const HELP: &str = "\
+Rows: pp64 is a prompt of 64 tokens in one pass, tg64 is 64 tokens generated one
+by one; @ d512 says that 512 tokens were in the cache before. Tokens a second,
+mean ± standard deviation; loop-steps/s is tokens a second times loops.
+
+Examples:
+  refrain bench                                      a shipped model
+  refrain bench -m path/to/folder -p 512 -n 128 -d 0,2048 --loops 1,4,16
+  refrain bench --config mythos_1b --dtype q4        a size that has no weights yet";
+
+/// Options of `bench`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(super) struct Args {
+    #[arg(short, long, default_value = shipped::NAMES[0], value_name = "NAME|DIR", conflicts_with = "config",
+        help = format!("A shipped model ({}), hf:owner/repo[@revision] or a model folder", shipped::NAMES.join(", ")))]
+    model: String,
+    /// A published size (mythos_1b, mythos_3b, …) with weights that nobody has trained, made on the device
+    #[arg(long, value_name = "NAME")]
+    config: Option<String>,
+    /// Tokens of a prompt; 0 leaves prompts out [default: 512, at most half the model's positions]
+    #[arg(short, long, value_name = "N")]
+    prompt_tokens: Option<usize>,
+    /// Tokens to generate; 0 leaves generation out [default: 128, at most half the model's positions]
+    #[arg(short = 'n', long, value_name = "N")]
+    new_tokens: Option<usize>,
+    /// Tokens that are in the cache before: rows for each
+    #[arg(short = 'd', long, value_name = "N,N,…", value_delimiter = ',', default_value = "0")]
+    cached: Vec<usize>,
+    /// Timed runs of each row
+    #[arg(short, long, value_name = "N", default_value_t = 5)]
+    repeat: usize,
+    /// Loops of every token: rows for each [default: the model's own]
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
+    loops: Vec<usize>,
+    #[command(flatten)]
+    loading: Loading,
+    /// How to write the results
+    #[arg(long, value_enum, default_value_t = Format::Md)]
+    format: Format,
+}
+
+/// Times every row and prints them all: also those that were done when Ctrl-C or an error ended it.
+pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
+    let found = Found::new(args, common)?;
+    let tests = tests(args, &found)?;
+    // A 0 among the loops is refused like any other number of loops that cannot be.
+    let loops = tests.iter().map(|test| test.loops);
+    let loops = if loops.clone().any(|loops| loops == 0) { Some(0) } else { loops.max() };
+    let context = tests.iter().map(|test| test.cached + test.tokens).max();
+    let options = Options { context, loops, ..args.loading.options(common) };
+    interrupt::watch()?;
+    let (mut model, mut made);
+    let engine = match found.weights {
+        Weights::Files(source) => {
+            model = common.load(&source, &options)?;
+            model.engine_mut()
+        }
+        Weights::Untrained(config) => {
+            made = block_on(Engine::untrained(config, &options))?;
+            common.loaded(&made);
+            &mut made
+        }
+    };
+    let bar = common.bar("{msg:14} {bar:30} {pos}/{len} {eta}");
+    bar.set_length((tests.len() * (args.repeat + 1)) as u64);
+    let running = interrupt::Running::start();
+    let mut watch = |test: &Test, done: bool| {
+        bar.set_message(test.name());
+        bar.inc(done.into());
+        if running.stopped() { Err(Error::Cancelled) } else { Ok(()) }
+    };
+    let mut rows: Vec<Row> = Vec::new();
+    let ended = time::all(engine, &tests, args.repeat, &mut watch, &mut rows);
+    bar.finish_and_clear();
+    if ended.is_ok() || !rows.is_empty() {
+        let about = About { name: &found.name, untrained: args.config.is_some(), repeat: args.repeat, engine };
+        common::print(&report::write(&about, &rows, args.format))?;
+    }
+    ended
+}
+
+/// What is known of the model before it is loaded.
+struct Found {
+    name: String,
+    /// Positions that the model has.
+    positions: usize,
+    /// Its own number of loops.
+    loops: usize,
+    weights: Weights,
+}
+
+/// Where the weights come from.
+enum Weights {
+    Files(Source),
+    /// Nowhere: they are made on the device.
+    Untrained(Config),
+}
+
+impl Found {
+    fn new(args: &Args, common: &Common) -> Result<Self> {
+        if let Some(name) = &args.config {
+            let config = common::published(name)?;
+            let (positions, loops) = (config.max_seq_len, config.max_loop_iters);
+            return Ok(Self { name: name.clone(), positions, loops, weights: Weights::Untrained(config) });
+        }
+        let source = common::source(&args.model, common)?;
+        let (config, defaults) = read_config(&source)?;
+        let loops = defaults.n_loops.unwrap_or(config.max_loop_iters);
+        Ok(Self { name: args.model.clone(), positions: config.max_seq_len, loops, weights: Weights::Files(source) })
+    }
+}
+
+/// The rows: at each number of loops and of cached tokens, a prompt and a generation.
+fn tests(args: &Args, found: &Found) -> Result<Vec<Test>> {
+    let fail = |name: &str, expected: &str| Err(Error::Argument { name: name.into(), expected: expected.into(), found: "0".into() });
+    if args.repeat == 0 {
+        return fail("--repeat", "at least 1 timed run");
+    }
+    let half = (found.positions / 2).max(1);
+    let counts =
+        [(Kind::Prompt, args.prompt_tokens.unwrap_or(512.min(half))), (Kind::Generation, args.new_tokens.unwrap_or(128.min(half)))];
+    if counts.iter().all(|(_, tokens)| *tokens == 0) {
+        return fail("-p and -n", "at least 1 token in one of them");
+    }
+    let own = [found.loops];
+    let depths = if args.loops.is_empty() { &own[..] } else { &args.loops };
+    let mut tests = Vec::new();
+    for &loops in depths {
+        for &cached in &args.cached {
+            let some = counts.iter().filter(|(_, tokens)| *tokens > 0);
+            tests.extend(some.map(|&(kind, tokens)| Test { kind, tokens, cached, loops }));
+        }
+    }
+    // Beyond what the model has is refused when it is loaded; here only what would not fit a number.
+    match tests.iter().find(|test| test.cached.checked_add(test.tokens).is_none_or(|positions| positions > found.positions)) {
+        Some(test) => Err(Error::Context { asked: test.cached.saturating_add(test.tokens), limit: found.positions, of: "max_seq_len" }),
+        None => Ok(tests),
+    }
+}

@@ -1,0 +1,130 @@
+//! `refrain bench`, `inspect --config` and `--memory` as processes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use serde_json::{Value, json};
+
+use crate::cli_forward::{fails, refrain, succeeds};
+use crate::devices;
+
+/// Small enough for a debug build.
+const QUICK: [&str; 8] = ["bench", "-p", "6", "-n", "4", "-r", "3", "--device"];
+
+#[test]
+fn bench_counts_right() {
+    let gpu = devices::gpu("llvmpipe").map(|_| "llvmpipe");
+    for device in ["cpu"].into_iter().chain(gpu) {
+        let args = [&QUICK[..], &[device, "--loops", "1,3", "-d", "0,8", "--dtype", "q8", "-m", "cups", "--format", "json"]].concat();
+        let found: Value = serde_json::from_str(&succeeds(&args)).unwrap();
+        assert_eq!((&found["model"], &found["config"]), (&json!("cups"), &Value::Null));
+        assert_eq!(found["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(found["parameters"]["total"], 333_378);
+        assert_eq!(found["memory"]["context"], 14);
+        assert_eq!(found["dtypes"].as_object().unwrap().keys().collect::<Vec<_>>(), ["q8"]);
+        assert_eq!(found["device"]["adapter"].is_null(), device == "cpu");
+        assert_eq!(found["device"]["threads"].is_null(), device != "cpu");
+        let rows = found["rows"].as_array().unwrap();
+        let names: Vec<String> = rows.iter().map(|row| format!("{} × {}", row["test"].as_str().unwrap(), row["loops"])).collect();
+        let expected = ["pp6 × 1", "tg4 × 1", "pp6 @ d8 × 1", "tg4 @ d8 × 1", "pp6 × 3", "tg4 × 3", "pp6 @ d8 × 3", "tg4 @ d8 × 3"];
+        assert_eq!(names, expected);
+        for row in rows {
+            let number = |path: &str| row.pointer(path).unwrap().as_f64().unwrap();
+            let rates: Vec<f64> = row["seconds"].as_array().unwrap().iter().map(|s| number("/tokens") / s.as_f64().unwrap()).collect();
+            let mean = rates.iter().sum::<f64>() / 3.0;
+            let sd = (rates.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 2.0).sqrt();
+            let mut sorted = rates.clone();
+            sorted.sort_by(f64::total_cmp);
+            let near = |found: f64, expected: f64| assert!((found - expected).abs() <= 1e-9 * mean, "{found}, not {expected}: {row}");
+            assert_eq!(rates.len(), 3);
+            near(number("/tokens_per_second/mean"), mean);
+            near(number("/tokens_per_second/sd"), sd);
+            near(number("/tokens_per_second/median"), sorted[1]);
+            near(number("/loop_steps_per_second/mean") / number("/loops"), mean);
+        }
+    }
+}
+
+#[test]
+fn bench_writes_tables() {
+    let page = succeeds(&[&QUICK[..], &["cpu", "--loops", "2"]].concat());
+    for words in ["follow: 277,794 parameters in f32", "CPU (", "3 runs a row", "| test | loops |", "|  pp6 |     2 |", "|  tg4 |     2 |"]
+    {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+    let page = succeeds(&["bench", "-p", "6", "-n", "0", "-r", "3", "--device", "cpu", "--loops", "2", "--format", "csv"]);
+    let lines: Vec<Vec<&str>> = page.lines().map(|line| line.split(',').collect()).collect();
+    assert!(lines.len() == 2 && lines[0].len() == lines[1].len(), "{page}");
+    let at = |name: &str| lines[1][lines[0].iter().position(|head| *head == name).unwrap()];
+    assert_eq!((at("model"), at("dtype"), at("test"), at("loops"), at("runs")), ("follow", "f32", "pp6", "2", "3"));
+}
+
+#[test]
+fn bench_refuses_what_cannot_be() {
+    fails(&["bench", "-p", "129"], "context", &["129 positions", "max_seq_len has 128"]);
+    fails(&["bench", "-n", "8", "-d", "121"], "context", &["max_seq_len has 128"]);
+    fails(&["bench", "-p", "0", "-n", "0"], "argument", &["at least 1 token"]);
+    fails(&["bench", "-r", "0"], "argument", &["--repeat", "at least 1"]);
+    fails(&["bench", "--loops", "4,0", "--device", "cpu"], "loops", &["0 loops"]);
+    fails(&["bench", "--config", "mythos_2b"], "argument", &["--config", "mythos_1b, mythos_3b", "mythos_2b"]);
+    fails(
+        &["bench", "--config", "mythos_1t", "--memory", "1TiB", "--device", "cpu"],
+        "memory",
+        &["the model needs", "has 1.0 TiB to spare"],
+    );
+}
+
+#[test]
+fn commands_know_memory_and_dtype() {
+    // What does not fit says what would, and that does.
+    let args = ["run", "-p", "a >b ?a", "--device", "cpu", "--memory"];
+    let output = refrain(&[&args[..], &["3.5MiB"]].concat());
+    let err = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(
+        output.status.code() == Some(1) && err.contains("error[memory]: the model needs") && err.contains("with a context of 64"),
+        "{err}"
+    );
+    succeeds(&[&args[..], &["3.5MiB", "-c", "64"]].concat());
+    assert_eq!(succeeds(&["run", "-p", "a >b b >c ?a", "--device", "cpu", "--dtype", "q8"]).split(' ').next_back(), Some("c\n"));
+    succeeds(&["sweep", "follow", "--limit", "1", "--loops", "2", "--device", "cpu", "--dtype", "f16"]);
+    for (size, bytes) in [("4096", 4096u64), ("1.5KiB", 1536), ("2 MiB", 2 << 20), ("3gb", 3_000_000_000), ("1TiB", 1 << 40)] {
+        let args = ["inspect", "follow", "--device", "cpu", "--format", "json", "--memory", size];
+        let found: Value = serde_json::from_str(&succeeds(&args)).unwrap();
+        assert_eq!(found["device"]["memory_bytes"], bytes, "{size}");
+    }
+    for size in ["", "0", "1.5", "-1", "8XB", "GiB", "1e9", "99999999TiB", "1..5GiB", "8G"] {
+        let output = refrain(&["inspect", "follow", &format!("--memory={size}")]);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && err.contains("--memory") && err.contains("KiB, MiB"), "{size:?}: {err}");
+    }
+    let output = refrain(&["inspect", "follow", "--dtype", "q5"]);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && err.contains("f32, f16, q8 or q4"), "{err}");
+}
+
+#[test]
+fn inspect_knows_published_sizes() {
+    for name in refrain::model::published::NAMES {
+        let args = ["inspect", "--config", name, "--device", "cpu", "--dtype", "q4", "--memory", "16GiB", "--sequences", "2"];
+        let page = succeeds(&args);
+        let wide: Vec<&str> = page.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(wide.is_empty() && page.contains("weight matrices in q4") && page.contains("2 × "), "{wide:?} in {page}");
+        let found: Value = serde_json::from_str(&succeeds(&[&args[..], &["--format", "json"]].concat())).unwrap();
+        assert_eq!((&found["published"], &found["model"]), (&json!(name), &Value::Null));
+        assert_eq!(found["cache"]["sequences"], 2);
+        let device = &found["device"];
+        let sum: u64 = ["weights", "cache", "state", "work"].map(|part| device[format!("{part}_bytes")].as_u64().unwrap()).iter().sum();
+        assert_eq!(device["total_bytes"], sum);
+        assert_eq!(device["fits"], sum <= 16 << 30);
+        assert_eq!(device["reason"].is_null(), device["fits"] == true);
+        assert_eq!(device["would_fit_with"].is_null(), device["fits"] == true);
+    }
+    let found: Value =
+        serde_json::from_str(&succeeds(&["inspect", "--config", "mythos_10b", "--device", "cpu", "--memory", "20GiB", "--format", "json"]))
+            .unwrap();
+    assert_eq!(found["device"]["would_fit_with"], json!([{"dtype": "f16"}]));
+    let page = succeeds(&["inspect", "--config", "mythos_1b", "--tensors", "--device", "cpu"]);
+    assert!(page.contains("recurrent.block.ffn.routed_experts.63.down.weight") && page.contains("(2048, 2048)"), "{page}");
+    fails(&["inspect", "--config", "nothing"], "argument", &["--config", "mythos_1t", "nothing"]);
+    for args in [&["inspect"][..], &["inspect", "follow", "--config", "mythos_1b"]] {
+        assert_eq!(refrain(args).status.code(), Some(2), "exactly one of both: {args:?}");
+    }
+}
