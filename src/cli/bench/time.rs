@@ -109,5 +109,5 @@ fn feed(engine: &mut Engine, sequence: &mut Sequence, tokens: &[u32], depth: Dep
 /// Token ids without meaning, the same in every run, spread over the vocabulary by a multiple of the golden ratio.
 fn prompt(engine: &Engine, count: usize) -> Vec<u32> {
     let vocabulary = engine.config().vocab_size as u64;
-    (1..=count as u64).map(|i| ((i * 0x9e37_79b1 % (1 << 32)) * vocabulary >> 32) as u32).collect()
+    (1..=count as u64).map(|i| (((i * 0x9e37_79b1 % (1 << 32)) * vocabulary) >> 32) as u32).collect()
 }
