@@ -91,9 +91,15 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     let bar = common.bar("{msg:14} {bar:30} {pos}/{len} {eta}");
     bar.set_length((tests.len() * (args.repeat + 1)) as u64);
     let running = interrupt::Running::start();
+    let mut shown = None;
+    // Called between tokens too, while the clock runs: next to nothing is done then.
     let mut watch = |test: &Test, done: bool| {
-        bar.set_message(test.name());
-        bar.inc(done.into());
+        if shown.replace(*test) != Some(*test) {
+            bar.set_message(test.name());
+        }
+        if done {
+            bar.inc(1);
+        }
         if running.stopped() { Err(Error::Cancelled) } else { Ok(()) }
     };
     let mut rows: Vec<Row> = Vec::new();
