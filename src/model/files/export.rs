@@ -32,9 +32,10 @@ pub struct Exported {
 /// every piece; an error that it gives ends the work. Nothing is left behind unless all went well.
 ///
 /// # Errors
-/// [`Error::Config`] and [`Error::Format`] for a `config.json` that is wrong; [`Error::Tensor`] for the first tensor that is missing,
-/// unknown, of the wrong shape, not finite, or too large for the precision; [`Error::Argument`] where `out` exists; [`Error::File`] where
-/// a file cannot be read or written; what `progress` gives.
+/// [`Error::Config`](crate::Error::Config) and [`Error::Format`](crate::Error::Format) for a `config.json` that is wrong;
+/// [`Error::Tensor`](crate::Error::Tensor) for the first tensor that is missing, unknown, of the wrong shape, not finite, or too large for
+/// the precision; [`Error::Argument`](crate::Error::Argument) where `out` exists; [`Error::File`](crate::Error::File) where a file cannot
+/// be read or written; what `progress` gives.
 pub fn export(
     weights: &Weights,
     (config_path, config): (&str, &[u8]),
