@@ -223,7 +223,7 @@ impl Backend {
 
     /// Whether the device's memory is the host's: then looking at it costs nothing.
     pub fn is_host(&self) -> bool {
-        matches!(self.engine, Engine::Cpu(_))
+        self.info.adapter.is_none()
     }
 
     /// Names of the kernels that plans were made with so far.
