@@ -114,10 +114,13 @@ impl Precision {
 
     /// Stores rows of `cols` numbers. A number past [`largest`](Self::largest) becomes infinite: callers look for it first.
     pub fn pack(self, cols: usize, rows: &[f32]) -> Packed {
+        if cols == 0 {
+            return Packed::default();
+        }
         let (row_bytes, blocks) = (self.row_bytes(cols), self.blocks(cols));
-        let count = rows.len() / cols.max(1);
+        let count = rows.len() / cols;
         let mut packed = Packed { data: vec![0; count * row_bytes], scales: vec![0; count * 2 * blocks] };
-        let numbers = rows.chunks(cols.max(1));
+        let numbers = rows.chunks(cols);
         match self {
             Self::F32 => packed.data.copy_from_slice(bytemuck::cast_slice(rows)),
             Self::F16 => packed.data.chunks_exact_mut(2).zip(rows).for_each(|(b, x)| b.copy_from_slice(&f16::from_f32(*x).to_le_bytes())),
@@ -231,18 +234,25 @@ fn round(x: f32) -> f32 {
 
 /// scale = max |x| / 127, so that no number is cut off; q = round(x / scale), half to even.
 fn pack_q8(block: &[f32; BLOCK], data: &mut [u8]) -> f16 {
-    let scale = f16::from_f32(block.iter().fold(0.0f32, |max, x| max.max(x.abs())) / 127.0);
+    let largest = block.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    let mut scale = f16::from_f32(largest / 127.0);
+    // Below 2^-14 an f16 has few bits: rounded down, it may cut off what is largest. One step up does not.
+    if 127.5 * scale.to_f32() < largest {
+        scale = f16::from_bits(scale.to_bits() + 1);
+    }
     // Rounded to the scale as stored, not as computed.
     let inverse = inverse(scale.to_f32());
     data.iter_mut().zip(block).for_each(|(q, x)| *q = round(x * inverse).clamp(-127.0, 127.0) as i8 as u8);
     scale
 }
 
-/// The scale with the least squared error among a few around max |x| / 8, each improved by least squares.
+/// The scale with the least squared error among max |x| / 8 and a few around it, each improved by least squares.
 fn pack_q4(block: &[f32; BLOCK], data: &mut [u8]) -> f16 {
     let mut numbers = [0.0; BLOCK];
     let largest = block.iter().copied().fold(0.0f32, |max, x| if x.abs() > max.abs() { x } else { max });
-    let mut best = (f32::INFINITY, f16::ZERO);
+    let plain = f16::from_f32(-largest / 8.0);
+    // Infinite where the scale is: the caller finds it so.
+    let mut best = (quantize_q4(block, plain.to_f32(), &mut numbers).min(f32::INFINITY), plain);
     // 8 steps to the largest number leave nothing out; a few less or more trade its error for the others'.
     for steps in Q4_STEPS {
         let first = -largest / steps;
@@ -255,8 +265,7 @@ fn pack_q4(block: &[f32; BLOCK], data: &mut [u8]) -> f16 {
             best = (error, scale);
         }
     }
-    // No finite error: the caller finds the scale infinite.
-    let scale = if best.0.is_finite() { best.1 } else { f16::from_f32(-largest / 8.0) };
+    let scale = best.1;
     quantize_q4(block, scale.to_f32(), &mut numbers);
     for (bytes, eight) in data.chunks_exact_mut(4).zip(numbers.chunks_exact(8)) {
         let (low, high) = eight.split_at(4);

@@ -17,6 +17,8 @@ mod kernels;
 mod layering;
 mod lazy;
 mod plan;
+mod precision;
+mod quantize;
 mod random;
 mod sampler;
 mod shipped;

@@ -138,12 +138,19 @@ impl<'a> Files<'a> {
         Ok(Self { weights, checked: check, notes, radius: spectral_radius(weights, config)?, vocabulary })
     }
 
-    /// Tensors and bytes for each dtype.
+    /// Tensors and bytes for each dtype. Blocks go by the name of their precision, and their scales with them.
     fn dtypes(&self) -> BTreeMap<String, (u64, u64)> {
+        let all: BTreeMap<&str, _> = self.weights.tensors().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let mut dtypes = BTreeMap::new();
         for tensor in self.weights.tensors() {
-            let (tensors, bytes) = dtypes.entry(tensor.dtype.to_string()).or_insert((0, 0));
-            *tensors += 1;
+            let matrix = tensor.name.strip_suffix(".scales").and_then(|name| all.get(name));
+            let dtype = match matrix.unwrap_or(&tensor).dtype.to_string() {
+                blocks if blocks == "U8" => "Q4".into(),
+                blocks if blocks == "I8" => "Q8".into(),
+                plain => plain,
+            };
+            let (tensors, bytes) = dtypes.entry(dtype).or_insert((0, 0));
+            *tensors += u64::from(matrix.is_none());
             *bytes += tensor.bytes;
         }
         dtypes

@@ -76,8 +76,10 @@ impl Quality {
         let mut quality = Self { tokens: reference.len(), ..Self::default() };
         for (p, q) in reference.iter().zip(other) {
             let pairs = p.log_probabilities.iter().zip(&q.log_probabilities).map(|(p, q)| (f64::from(*p), f64::from(*q)));
+            // What P holds impossible adds nothing, whatever Q says.
+            let kl = pairs.map(|(p, q)| if p.exp() == 0.0 { 0.0 } else { p.exp() * (p - q) }).sum::<f64>();
             // A divergence is never below 0; rounding may be.
-            let kl = pairs.map(|(p, q)| p.exp() * (p - q)).sum::<f64>().max(0.0);
+            let kl = if kl < 0.0 { 0.0 } else { kl };
             quality.kl_mean += kl / reference.len() as f64;
             quality.kl_max = quality.kl_max.max(kl);
             quality.same_best += usize::from(p.best() == q.best());

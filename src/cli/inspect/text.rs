@@ -50,8 +50,11 @@ fn files_of(facts: &Facts, files: &Files, page: &mut Page) {
     }
     let words = files.vocabulary.map(|words| format!("{} tokens", number(words)));
     page.line("tokenizer", words.as_deref().unwrap_or("none: takes token ids, not text"));
-    page.line("tensors", &number(files.weights.tensors().count()));
-    for (dtype, (tensors, bytes)) in files.dtypes() {
+    let (dtypes, all) = (files.dtypes(), files.weights.tensors().count());
+    let without_scales = dtypes.values().map(|(tensors, _)| *tensors as usize).sum();
+    let scales = if all > without_scales { format!(", and {} of scales", number(all - without_scales)) } else { String::new() };
+    page.line("tensors", &format!("{}{scales}", number(without_scales)));
+    for (dtype, (tensors, bytes)) in dtypes {
         page.line("", &format!("{dtype}: {} bytes in {tensors}", thousands(bytes)));
     }
     page.line(

@@ -79,15 +79,13 @@ impl Weights<'_> {
     pub fn stored(&self, name: &str, shape: &[usize], matrix: bool) -> Result<Stored<'_>> {
         let cols = shape.last().copied().unwrap_or(1);
         let rows = shape[..shape.len().saturating_sub(1)].iter().product();
-        if let Some(info) = self.find(name).filter(|_| matrix) {
-            let precision = match info.dtype.to_string().as_str() {
-                "U8" => Some(Precision::Q4),
-                "I8" => Some(Precision::Q8),
-                _ => None,
+        if let Some((info, precision)) = self.find(name).and_then(|info| Some((info, block_precision(info)?))) {
+            return match matrix {
+                true => self.blocks(info, precision, rows, cols),
+                false => {
+                    Err(self.error(name, "F32, F16 or BF16, as of every tensor but the large matrices".into(), info.dtype.to_string()))
+                }
             };
-            if let Some(precision) = precision {
-                return self.blocks(info, precision, rows, cols);
-            }
         }
         let info = self.expect(name, shape)?;
         let encoding = match info.dtype {
@@ -148,7 +146,7 @@ impl Weights<'_> {
         let numbers = self.numbers(stored, first, count)?;
         let largest = precision.largest();
         if let Some(i) = numbers.iter().position(|x| x.abs() > largest) {
-            let found = format!("{} at index {}: keep this model in a precision that holds it", numbers[i], first * cols + i);
+            let found = format!("{} at index {}", numbers[i], first * cols + i);
             return Err(self.error(&info.name, format!("numbers of at most {largest} for {precision}"), found));
         }
         Ok(precision.pack(cols, &numbers))
@@ -234,6 +232,15 @@ impl Weights<'_> {
     fn not_finite(&self, info: &TensorInfo, number: f32, index: usize) -> Error {
         let elements: usize = info.shape.iter().product();
         self.error(&info.name, "finite numbers".into(), format!("{number} at index {index} of {elements}"))
+    }
+}
+
+/// The precision of a matrix in blocks, by its dtype in the file.
+pub(super) fn block_precision(info: &TensorInfo) -> Option<Precision> {
+    match info.dtype.to_string().as_str() {
+        "U8" => Some(Precision::Q4),
+        "I8" => Some(Precision::Q8),
+        _ => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The tensors of a model: which there are, whether they are the right ones, and their numbers as f32.
 
 use super::header::{self, Dtype, Metadata, Pairs, TensorInfo};
-use super::rows::SCALES;
+use super::rows::{SCALES, block_precision};
 use super::{Source, open, shorten, stranger, unreadable};
 use crate::error::{Error, Result};
 use crate::model::config::TensorSpec;
@@ -78,7 +78,11 @@ impl<'a> File<'a> {
                 let mut buffer = vec![0; count];
                 let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
                 file.seek(SeekFrom::Start(offset)).map_err(fail)?;
-                file.read_exact(&mut buffer).map_err(fail)?;
+                file.read_exact(&mut buffer).map_err(|source| match source.kind() {
+                    // Its length was checked when it was opened.
+                    kind @ ErrorKind::UnexpectedEof => fail(std::io::Error::new(kind, "the file became shorter while it was read")),
+                    _ => fail(source),
+                })?;
                 Ok(Cow::Owned(buffer))
             }
         }
@@ -173,7 +177,9 @@ impl<'a> Weights<'a> {
             return Err(self.error(&first.name, show_shape(&first.shape), found));
         }
         let known: BTreeSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
-        let is_known = |name: &str| known.contains(name) || name.strip_suffix(SCALES).is_some_and(|matrix| known.contains(matrix));
+        // Scales only beside blocks: what is stored plainly has none.
+        let has_scales = |name: &str| known.contains(name) && self.find(name).is_some_and(|info| block_precision(info).is_some());
+        let is_known = |name: &str| known.contains(name) || name.strip_suffix(SCALES).is_some_and(has_scales);
         let (tables, unknown): (Vec<_>, Vec<_>) = self.tensors().filter(|t| !is_known(&t.name)).partition(|t| is_rope_table(&t.name));
         if let Some(first) = unknown.first() {
             let found = format!("{} {}{}", first.dtype, show_shape(&first.shape), and_others(unknown.len(), "unknown"));
