@@ -230,6 +230,11 @@ fn zero_stays_zero_whatever_its_sign_and_its_neighbours() {
         assert!(precision.unpack(5, &precision.pack(5, &row)).iter().zip(row).all(|(y, x)| (*y == 0.0) == (x == 0.0)), "{precision}");
         assert_eq!(precision.unpack(2, &precision.pack(2, &[0.0, -0.0])), [0.0, 0.0]);
     }
+    // So small that no scale is left.
+    for (precision, none, some) in [(Q8, 2.9e-8, 3.1e-8), (Q4, 1.8e-7, 2.5e-7)] {
+        assert_eq!(precision.unpack(1, &precision.pack(1, &[none])), [0.0], "{precision}");
+        assert_ne!(precision.unpack(1, &precision.pack(1, &[some])), [0.0], "{precision}");
+    }
     // Where numbers stand alone their sign stays too.
     for precision in [F32, F16] {
         assert_eq!(precision.unpack(2, &precision.pack(2, &[0.0, -0.0])).map_signs(), [false, true]);

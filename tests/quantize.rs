@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod cli;
+mod pieces;
 mod quality;
 mod refusals;
 
@@ -437,54 +438,6 @@ fn shards_are_as_one_file() {
             assert!(run(&case, &sharded, None, &cpu()) == run(&case, &out, None, &cpu()), "{name} in {precision}");
             quantize(&sharded, &again, precision).unwrap();
             assert!(fs::read(file(&again)).unwrap() == fs::read(file(&out)).unwrap(), "{name} in {precision}");
-        }
-    }
-}
-
-/// The numbers of a tensor are the same however it is read: whole, in pieces, on its own.
-#[test]
-fn blocks_are_read_piece_by_piece() {
-    let temp = TempDir::new().unwrap();
-    let (rows, cols) = (5000, 65);
-    let numbers: Vec<f32> = (0..rows * cols).map(|i| ((i * 7919) % 10007) as f32 / 5003.5 - 1.0).collect();
-    for precision in Precision::ALL {
-        let packed = precision.pack(cols, &numbers);
-        let raw = |dtype: &str, shape: Vec<usize>, data: &[u8]| Raw { dtype: dtype.into(), shape, data: data.to_vec() };
-        let mut parts = Parts { metadata: BTreeMap::from([("refrain.format".into(), "1".into())]), tensors: BTreeMap::new() };
-        let (dtype, shape) = match precision {
-            F32 => ("F32", vec![rows, cols]),
-            F16 => ("F16", vec![rows, cols]),
-            Q8 => ("I8", vec![rows, precision.row_bytes(cols)]),
-            Q4 => ("U8", vec![rows, precision.row_bytes(cols)]),
-        };
-        parts.tensors.insert("w".into(), raw(dtype, shape, &packed.data));
-        if precision.is_quantized() {
-            parts.tensors.insert("w.scales".into(), raw("F16", vec![rows, precision.blocks(cols)], &packed.scales));
-        }
-        folder_of(&golden("gqa_bare"), &parts, temp.path());
-        let source = Source::folder(temp.path()).unwrap();
-        let weights = Weights::open(&source).unwrap();
-        let expected = precision.unpack(cols, &packed);
-        assert_eq!(weights.read("w", &[rows, cols]).unwrap(), expected, "{precision}");
-        let stored = weights.stored("w", &[rows, cols], true).unwrap();
-        assert_eq!((stored.precision(), stored.rows(), stored.cols()), (precision, rows, cols));
-        assert_eq!(stored.bytes(), (packed.data.len() + packed.scales.len()) as u64);
-        let pieces = (0..rows).step_by(999).map(|first| stored.bytes_of(first, 999.min(rows - first))).sum::<u64>();
-        assert_eq!(pieces, stored.bytes());
-        for (first, count) in [(0, 1), (4999, 1), (17, 4001), (0, rows)] {
-            for wanted in Precision::ALL {
-                let expected = &expected[first * cols..][..count * cols];
-                let found = weights.read_rows(stored, first, count, wanted).unwrap();
-                let same = if wanted == precision {
-                    found.data == packed.data[first * precision.row_bytes(cols)..][..found.data.len()]
-                } else {
-                    true
-                };
-                assert!(same, "{precision}: copied as it is");
-                if wanted != precision {
-                    assert!(found == wanted.pack(cols, expected), "{precision} as {wanted}");
-                }
-            }
         }
     }
 }
