@@ -236,7 +236,7 @@ impl Error {
             }
             Self::Tensor { expected, .. } if expected == "finite numbers" => "the weights are damaged: fetch or export them again".into(),
             Self::Tensor { expected, .. } if expected.starts_with("numbers of at most ") => {
-                "store it in another dtype (`refrain quantize --dtype`): f32 holds every number, q8 up to 8319008, q4 up to 524032".into()
+                "take another dtype: f32 holds every number, q8 up to 8319008, q4 up to 524032".into()
             }
             Self::Tensor { .. } => "config.json and the weights must come from the same export".into(),
             Self::Tokenizer { .. } => "use the tokenizer.json that the model was trained with".into(),

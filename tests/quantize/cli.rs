@@ -88,12 +88,13 @@ fn forward_takes_blocks() {
         succeeds(&["quantize", text(&model), text(&out), "--dtype", dtype]);
         let inputs = model.join("golden.safetensors");
         succeeds(&["quantize", text(&out), text(&plain), "--dtype", "f32"]);
-        let forward = |model: &Path, to: &Path| {
+        let forward = |model: &Path, to: &Path, extra: &[&str]| {
             let args = ["forward", text(model), "--inputs", text(&inputs), "--out", text(to), "--device", "cpu"];
-            succeeds(&args);
+            succeeds(&[&args[..], extra].concat());
             Parts::read(to).tensors
         };
-        let (expected, found) = (forward(&plain, &given), forward(&out, &made));
+        let (expected, found) = (forward(&plain, &given, &[]), forward(&out, &made, &[]));
+        assert!(found == forward(&model, &given, &["--dtype", dtype]), "{dtype}: as with the option");
         assert_eq!(expected["loops_used_full"], found["loops_used_full"], "{dtype}");
         let numbers = |tensors: &std::collections::BTreeMap<String, super::Raw>| -> Vec<f32> {
             tensors["logits"].data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()

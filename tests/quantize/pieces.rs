@@ -121,4 +121,3 @@ fn blocks_are_read_piece_by_piece() {
         }
     }
 }
-
