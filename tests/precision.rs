@@ -193,6 +193,9 @@ fn one_block_to_the_byte() {
     assert_eq!(packed.data[..4], [0x81, 0x89, 0x91, 0x99]);
     assert_eq!(packed.data[31], 121);
     assert_eq!(Q8.unpack(32, &packed), block);
+    // Half to even.
+    let row = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5];
+    assert_eq!(Q8.unpack(6, &Q8.pack(6, &row)), [127.0, 0.0, 2.0, 2.0, 0.0, -2.0]);
     // A row of 3 in q4: five zeros make up the first eight, then 24 more; zero is n = 8.
     let packed = Q4.pack(3, &[-1.0, 0.5, 0.125]);
     assert_eq!((packed.scales.as_slice(), &packed.data[..4]), (&[0x00, 0x30][..], &[0x80, 0x8c, 0x89, 0x88][..]));

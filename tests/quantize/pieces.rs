@@ -42,7 +42,9 @@ fn a_matrix_of_several_pieces() {
     let mut parts = Parts::read(&file(&golden("gqa_bare")));
     let rows = 20_000;
     let value = |i: usize| ((i * 7919 % 10_007) as f32 / 5003.5 - 1.0) * (1.0 + (i / 30 % 97) as f32);
-    let numbers: Vec<f32> = (0..rows * 30).map(value).collect();
+    let mut numbers: Vec<f32> = (0..rows * 30).map(value).collect();
+    // The last row of all is the first.
+    numbers.copy_within(..30, 19_999 * 30);
     let embed = Raw { dtype: "F32".into(), shape: vec![rows, 30], data: F32.pack(30, &numbers).data };
     parts.tensors.insert("embed.weight".into(), embed);
     folder_of(&golden("gqa_bare"), &parts, &model);
@@ -58,6 +60,10 @@ fn a_matrix_of_several_pieces() {
         assert!(found.get("embed.weight.scales").map_or(&[][..], |raw| &raw.data) == expected.scales, "{precision}: scales");
         let written = logits(&out, None);
         assert!(written == logits(&model, Some(precision)), "{precision}");
+        // Fed the last token or the first, it says the same, and of both the same.
+        let said = |i: usize| &written[i * rows..][..rows];
+        assert!(said(0) == said(5) && said(0) != said(1) && said(1) != said(2) && said(3) != said(4), "{precision}");
+        assert!((0..6).all(|i| said(i)[0] == said(i)[19_999] && said(i)[0] != said(i)[PIECE]), "{precision}");
         // The same numbers in f32, of which the loader changes nothing.
         let mut wide = parts.clone();
         for spec in specs.iter().filter(|spec| spec.matrix && !spec.optional) {
