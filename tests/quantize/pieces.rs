@@ -63,7 +63,8 @@ fn a_matrix_of_several_pieces() {
         // Fed the last token or the first, it says the same, and of both the same.
         let said = |i: usize| &written[i * rows..][..rows];
         assert!(said(0) == said(5) && said(0) != said(1) && said(1) != said(2) && said(3) != said(4), "{precision}");
-        assert!((0..6).all(|i| said(i)[0] == said(i)[19_999] && said(i)[0] != said(i)[PIECE]), "{precision}");
+        let near = |a: f32, b: f32| (a - b).abs() <= 1e-5 * written.iter().fold(0f32, |max, x| max.max(x.abs()));
+        assert!((0..6).all(|i| near(said(i)[0], said(i)[19_999]) && !near(said(i)[0], said(i)[PIECE])), "{precision}");
         // The same numbers in f32, of which the loader changes nothing.
         let mut wide = parts.clone();
         for spec in specs.iter().filter(|spec| spec.matrix && !spec.optional) {
