@@ -191,7 +191,7 @@ impl Attention {
 
     /// A matrix a head, `rows` rows each, which stay together.
     fn load_heads(loader: &mut Loader, name: String, (all, cols): (usize, usize), rows: usize) -> Result<Matrix> {
-        let matrix = loader.matrix(&name, &[all, cols], (all, cols), rows)?;
+        let matrix = loader.matrix(&[(name.clone(), all)], cols, (all, cols), rows)?;
         loader.fill(&matrix, 0, &[name], (all, cols))?;
         Ok(matrix)
     }

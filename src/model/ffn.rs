@@ -56,15 +56,15 @@ impl Dense {
     pub fn load(loader: &mut Loader, config: &Config, prefixes: &[String], dim: usize, work: SwigluWork) -> Result<Self> {
         let share = share(prefixes.len(), dim);
         let (d, all) = (config.dim, prefixes.len() * share);
-        let named = |part: &str| prefixes.iter().map(|prefix| format!("{prefix}.{part}.weight")).collect::<Vec<_>>();
-        let (gates, ups, downs) = (named("gate"), named("up"), named("down"));
-        let like = |names: &[String]| names.first().cloned().unwrap_or_default();
-        let gate_up = loader.matrix(&like(&gates), &[dim, d], (2 * all, d), 1)?;
-        for (i, name) in gates.into_iter().chain(ups).enumerate() {
+        let named = |part: &str, rows: usize| prefixes.iter().map(|p| (format!("{p}.{part}.weight"), rows)).collect::<Vec<_>>();
+        let (gates_ups, downs) = ([named("gate", dim), named("up", dim)].concat(), named("down", d));
+        let gate_up = loader.matrix(&gates_ups, d, (2 * all, d), 1)?;
+        for (i, (name, _)) in gates_ups.into_iter().enumerate() {
             loader.fill(&gate_up, i * share, &[name], (dim, d))?;
         }
-        let down = loader.matrix(&like(&downs), &[d, dim], (d, all), 1)?;
-        loader.fill(&down, 0, &downs, (d, dim))?;
+        let down = loader.matrix(&downs, dim, (d, all), 1)?;
+        let beside: Vec<String> = downs.into_iter().map(|(name, _)| name).collect();
+        loader.fill(&down, 0, &beside, (d, dim))?;
         Ok(Self { gate_up, down, work })
     }
 
@@ -137,8 +137,12 @@ impl Moe {
         let router = loader.small(&format!("{prefix}.router.weight"), &[e, d])?;
         let bias = loader.small(&format!("{prefix}.router_bias"), &[e])?;
         let name = |expert: usize, part: &str| format!("{prefix}.routed_experts.{expert}.{part}.weight");
-        let gate_up = loader.matrix(&name(0, "gate"), &[f, d], (e * 2 * f, d), 2 * f)?;
-        let down = loader.matrix(&name(0, "down"), &[d, f], (e * d, f), d)?;
+        let each = |parts: &[&str], rows: usize| {
+            let names = (0..e).flat_map(|expert| parts.iter().map(move |part| name(expert, part)));
+            names.map(|name| (name, rows)).collect::<Vec<_>>()
+        };
+        let gate_up = loader.matrix(&each(&["gate", "up"], f), d, (e * 2 * f, d), 2 * f)?;
+        let down = loader.matrix(&each(&["down"], d), f, (e * d, f), d)?;
         for expert in 0..e {
             loader.fill(&gate_up, 2 * f * expert, &[name(expert, "gate")], (f, d))?;
             loader.fill(&gate_up, 2 * f * expert + f, &[name(expert, "up")], (f, d))?;

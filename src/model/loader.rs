@@ -96,15 +96,19 @@ impl Loader<'_> {
         Ok(tensor)
     }
 
-    /// An empty matrix on the device, to be filled by [`fill`](Self::fill), in the precision asked for or else the one in which the file
-    /// has `like`, of shape `shape`. Parts are cut at multiples of `unit` rows.
-    pub fn matrix(&mut self, like: &str, shape: &[usize], (rows, cols): (usize, usize), unit: usize) -> Result<Matrix> {
+    /// An empty matrix on the device, to be filled by [`fill`](Self::fill) with the tensors `of`, each (name, rows) and of `of_cols` columns. It
+    /// is in the precision asked for, or else in the largest that the files have one of them in. Parts are cut at multiples of `unit` rows.
+    pub fn matrix(&mut self, of: &[(String, usize)], of_cols: usize, (rows, cols): (usize, usize), unit: usize) -> Result<Matrix> {
         let precision = match (self.dtype, self.filling.weights()) {
             (Some(precision), _) => precision,
-            (None, Some(weights)) => weights.stored(like, shape, true)?.precision(),
+            (None, Some(weights)) => {
+                let stored = of.iter().map(|(name, rows)| Ok(weights.stored(name, &[*rows, of_cols], true)?.precision()));
+                stored.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(Precision::F32)
+            }
             (None, None) => Precision::F32,
         };
-        let matrix = self.backend.matrix(like, precision, rows, cols, unit)?;
+        let what = of.first().map_or("", |(name, _)| name);
+        let matrix = self.backend.matrix(what, precision, rows, cols, unit)?;
         *self.matrices.entry(precision).or_default() += matrix.bytes(rows) as u64;
         if matches!(self.filling, Filling::Noise) {
             noise(self.backend, &matrix)?;
@@ -131,8 +135,7 @@ impl Loader<'_> {
     /// Several matrices of `cols` columns, one above the other.
     pub fn stacked(&mut self, parts: &[(String, usize)], cols: usize) -> Result<Matrix> {
         let rows = parts.iter().map(|(_, rows)| rows).sum();
-        let Some((first, first_rows)) = parts.first() else { return self.backend.matrix("", Precision::F32, rows, cols, 1) };
-        let matrix = self.matrix(first, &[*first_rows, cols], (rows, cols), 1)?;
+        let matrix = self.matrix(parts, cols, (rows, cols), 1)?;
         let mut at = 0;
         for (name, rows) in parts {
             self.fill(&matrix, at, std::slice::from_ref(name), (*rows, cols))?;
