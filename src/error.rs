@@ -228,6 +228,9 @@ impl Error {
         Some(match self {
             Self::File { doing: "read", .. } => "check the path, and that you may read it".into(),
             Self::File { .. } => "check that the folder exists, that you may write to it and that the disk is not full".into(),
+            Self::Format { expected, .. } if expected.contains("refrain.format") => {
+                "quantize the original again with this version of refrain, or use the version that wrote it".into()
+            }
             Self::Format { .. } => "fetch or export the file again; it may be cut short".into(),
             Self::Checkpoint { mend, .. } => (*mend).into(),
             Self::Config { path, .. } => format!("correct {path}, or export the model again"),
@@ -245,13 +248,14 @@ impl Error {
             Self::EmptyPrompt => "give a prompt of at least one token".into(),
             Self::Context { of: "max_seq_len", .. } => "shorten the prompt or generate fewer tokens".into(),
             Self::Context { .. } => "ask for a larger context when loading, or shorten the prompt".into(),
-            Self::Loops { .. } => "ask for at least 1 loop, and set the largest number that you need when loading".into(),
+            Self::Loops { asked: 0, .. } => "ask for at least 1 loop".into(),
+            Self::Loops { .. } => "ask for fewer loops, or set the largest number that you need when loading".into(),
             Self::NoAdapter { .. } => {
                 "`refrain devices` lists what there is; `--device cpu` works everywhere; `--allow-software` admits software GPUs".into()
             }
             Self::TooSmall { .. } => "ask for a smaller context, fewer loops or fewer sequences, or take a device with more memory".into(),
             Self::Memory { advice, .. } if advice.is_empty() => {
-                "no dtype, context, number of loops or of sequences makes it fit: take a device with more memory".into()
+                "even in q4, with one loop and a short context it does not fit: take a device with more memory".into()
             }
             Self::Memory { advice, .. } => {
                 let ways: Vec<String> = advice.iter().map(|remedy| format!("with {remedy}")).collect();
@@ -346,7 +350,11 @@ pub fn size(bytes: u64) -> String {
     while value >= 1024.0 && unit + 1 < UNITS.len() {
         (value, unit) = (value / 1024.0, unit + 1);
     }
-    if bytes < 1024 { format!("{bytes} bytes") } else { format!("{value:.*} {}", if value < 100.0 { 1 } else { 0 }, UNITS[unit]) }
+    if bytes < 1024 {
+        format!("{bytes} byte{}", if bytes == 1 { "" } else { "s" })
+    } else {
+        format!("{value:.*} {}", if value < 100.0 { 1 } else { 0 }, UNITS[unit])
+    }
 }
 
 impl std::error::Error for Error {

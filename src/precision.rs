@@ -188,7 +188,7 @@ impl std::str::FromStr for Precision {
 
     /// `f32`, `f16`, `q8` or `q4`.
     fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|precision| precision.name() == text).ok_or_else(|| Error::Argument {
+        Self::ALL.into_iter().find(|precision| precision.name().eq_ignore_ascii_case(text)).ok_or_else(|| Error::Argument {
             name: "dtype".into(),
             expected: "f32, f16, q8 or q4".into(),
             found: text.into(),

@@ -158,6 +158,14 @@ fn tensors_that_cannot_be_read_are_named() {
     wrong(tensor(0, &[3, 2], &[1, 3]), &["tensor w to be contiguous", "[1, 3]"]);
     wrong(tensor(0, &[2, 3], &[0, 1]), &["tensor w to be contiguous"]);
     wrong(tensor(0, &[2, 3], &[-3, 1]), &["tensor w to be contiguous"]);
+    // A lazy view: what is stored is to be negated.
+    let view = |metadata: Vec<u8>| {
+        let (hooks, no) = (call(name("collections", "OrderedDict"), &[]), b"\x89".to_vec());
+        let arguments = [storage("FloatStorage", "0", 6), int(0), ints(&[6]), ints(&[1]), no, hooks, metadata];
+        call(name("torch._utils", "_rebuild_tensor_v2"), &arguments)
+    };
+    wrong(view(dict(&[("neg", b"\x88".to_vec())])), &["tensor w to be stored as it is", "negates or conjugates"]);
+    assert!(open(&one(view(b"}".to_vec()))).is_ok() && open(&one(view(b"N".to_vec()))).is_ok());
     wrong(tensor(1, &[2, 3], &[3, 1]), &["tensor w inside its storage \"0\"", "24 bytes from byte 4 on, of 24"]);
     wrong(tensor(0, &[7], &[1]), &["tensor w inside its storage"]);
     wrong(tensor(7, &[0], &[1]), &["tensor w inside its storage"]);

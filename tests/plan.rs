@@ -89,7 +89,7 @@ fn plan_and_memory_decide_what_loads() {
             assert_eq!(error.code(), "memory");
             let Error::Memory { needed, available, .. } = &error else { panic!("{error}") };
             assert_eq!((*needed, *available), (total, Some(total - 1)));
-            assert!(error.to_string().contains("1 bytes too little"), "{error}");
+            assert!(error.to_string().contains("1 byte too little"), "{error}");
         }
     }
 }

@@ -171,8 +171,9 @@ fn sizes() {
     assert_eq!([F32, F16, Q8, Q4].map(Precision::is_quantized), [false, false, true, true]);
     assert_eq!([F16, Q8, Q4].map(Precision::largest), [65504.0, 8_319_008.0, 524_032.0]);
     assert!(Q4 < Q8 && Q8 < F16 && F16 < F32);
-    let error = "Q4".parse::<Precision>().unwrap_err();
-    assert_eq!((error.code(), error.to_string().as_str()), ("argument", "dtype: expected f32, f16, q8 or q4, found Q4"));
+    assert_eq!("Q4".parse::<Precision>().unwrap(), Q4);
+    let error = "q5".parse::<Precision>().unwrap_err();
+    assert_eq!((error.code(), error.to_string().as_str()), ("argument", "dtype: expected f32, f16, q8 or q4, found q5"));
 }
 
 /// The worked example of docs/formats.md.

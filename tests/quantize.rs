@@ -88,7 +88,7 @@ pub fn quantize(folder: &Path, out: &Path, precision: Precision) -> refrain::Res
     let source = Source::folder(folder)?;
     let weights = Weights::open(&source)?;
     let config = source.read_small("config.json")?.unwrap();
-    export(&weights, ("config.json", &config), Some(precision), out, &[], &mut |_, _| Ok(()))
+    export(&weights, ("config.json", &config), Some(precision), out, &mut |_| Ok(()), &mut |_, _| Ok(()))
 }
 
 /// A folder with this model's config and these tensors.

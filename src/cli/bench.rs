@@ -44,10 +44,10 @@ pub(super) struct Args {
     /// A published size (mythos_1b, mythos_3b, …) with weights that nobody has trained, made on the device
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
-    /// Tokens of a prompt; 0 leaves prompts out [default: 512, at most half the model's positions]
+    /// Tokens of a prompt; 0 leaves prompts out [default: 512, at most half the positions that are left]
     #[arg(short, long, value_name = "N")]
     prompt_tokens: Option<usize>,
-    /// Tokens to generate; 0 leaves generation out [default: 128, at most half the model's positions]
+    /// Tokens to generate; 0 leaves generation out [default: 128, at most half the positions that are left]
     #[arg(short = 'n', long, value_name = "N")]
     new_tokens: Option<usize>,
     /// Tokens that are in the cache before: rows for each
@@ -149,7 +149,8 @@ fn tests(args: &Args, found: &Found) -> Result<Vec<Test>> {
     if args.repeat == 0 {
         return fail("--repeat", "at least 1 timed run");
     }
-    let half = (found.positions / 2).max(1);
+    // Half of what the tokens that are there already leave.
+    let half = (found.positions.saturating_sub(args.cached.iter().copied().max().unwrap_or(0)) / 2).max(1);
     let counts =
         [(Kind::Prompt, args.prompt_tokens.unwrap_or(512.min(half))), (Kind::Generation, args.new_tokens.unwrap_or(128.min(half)))];
     if counts.iter().all(|(_, tokens)| *tokens == 0) {

@@ -146,7 +146,7 @@ impl Common {
         bar.finish_and_clear();
         let model = model?;
         if !self.quiet {
-            model.engine().notes().iter().for_each(|note| say(&format!("note: {note}")));
+            model.engine().notes().iter().for_each(|line| note(line));
         }
         self.loaded(model.engine());
         Ok(model)
@@ -332,10 +332,21 @@ pub(super) fn thousands(number: u64) -> String {
     text
 }
 
+/// A note on stderr.
+pub(super) fn note(note: &str) {
+    say(&format!("note: {}", visible(note)));
+}
+
+/// A text with its control characters spelled out: names come from files, and a terminal obeys them.
+fn visible(text: &str) -> String {
+    let show = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(show).collect()
+}
+
 /// An error on stderr: what, then how to mend it.
 pub(super) fn report(error: &Error) {
-    say(&format!("error[{}]: {error}", error.code()));
+    say(&format!("error[{}]: {}", error.code(), visible(&error.to_string())));
     if let Some(hint) = error.hint() {
-        say(&format!("  hint: {hint}"));
+        say(&format!("  hint: {}", visible(&hint)));
     }
 }

@@ -7,7 +7,7 @@ use super::export::write_folder;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::defaults::Defaults;
-use crate::model::files::{Checkpoint, Source};
+use crate::model::files::{Checkpoint, FolderWriter, Source};
 use crate::precision::Precision;
 use crate::tokenizer::Tokenizer;
 
@@ -45,22 +45,24 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
         Some(path) => (path.display().to_string(), read(path)?),
         None => checkpoint.config_json()?,
     };
+    // First: what was passed over may be why the rest is refused.
+    let notes = checkpoint.notes().iter().filter(|_| !common.quiet);
+    notes.for_each(|note| common::note(note));
     // What would be refused when the folder is opened is refused now.
     let sizes = Config::parse(&config_path, &config)?;
-    let mut extras = Vec::new();
+    let mut extras: Vec<(&str, Vec<u8>)> = Vec::new();
     if let Some(path) = &args.tokenizer {
         let bytes = read(path)?;
         Tokenizer::parse(&path.display().to_string(), &bytes, sizes.vocab_size)?;
-        extras.push(("tokenizer.json".to_string(), bytes));
+        extras.push(("tokenizer.json", bytes));
     }
     if let Some(path) = &args.generation_config {
         let bytes = read(path)?;
         Defaults::parse(&path.display().to_string(), Some(&bytes))?;
-        extras.push(("generation_config.json".to_string(), bytes));
+        extras.push(("generation_config.json", bytes));
     }
-    let notes = checkpoint.notes().iter().filter(|_| !common.quiet);
-    notes.for_each(|note| common::say(&format!("note: {note}")));
-    write_folder("converting", checkpoint.weights(), (&config_path, &config), args.dtype, &args.out, &extras, common)
+    let mut write_extras = |folder: &mut FolderWriter| extras.iter().try_for_each(|(name, bytes)| folder.write_small(name, bytes));
+    write_folder("converting", checkpoint.weights(), (&config_path, &config), args.dtype, &args.out, &mut write_extras, common)
 }
 
 /// All of a small file.

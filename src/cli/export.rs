@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::common::{self, Common};
 use crate::error::{Error, Result};
-use crate::model::files::{Weights, export};
+use crate::model::files::{FolderWriter, Weights, export};
 use crate::precision::Precision;
+use crate::shipped;
 
 /// Writes the folder and says what was written. `doing` stands before the bar.
 pub(super) fn write_folder(
@@ -16,7 +17,7 @@ pub(super) fn write_folder(
     config: (&str, &[u8]),
     precision: Option<Precision>,
     out: &Path,
-    extras: &[(String, Vec<u8>)],
+    extras: &mut dyn FnMut(&mut FolderWriter) -> Result<()>,
     common: &Common,
 ) -> Result<()> {
     let cancelled = watch()?;
@@ -35,9 +36,9 @@ pub(super) fn write_folder(
     bar.finish_and_clear();
     let exported = exported?;
     if !common.quiet {
-        exported.notes.iter().for_each(|note| common::say(&format!("note: {note}")));
+        exported.notes.iter().for_each(|note| common::note(note));
     }
-    let out = out.display();
+    let (path, out) = (out, out.display());
     common::print(&format!(
         "wrote {out}: {} parameters in {} tensors, {}, {} bytes\n",
         common::thousands(exported.parameters.total),
@@ -46,9 +47,19 @@ pub(super) fn write_folder(
         common::thousands(exported.bytes),
     ))?;
     if !common.quiet {
-        common::say(&format!("next: refrain inspect {out}"));
+        common::say(&format!("next: refrain inspect {}", argument(path)));
     }
     Ok(())
+}
+
+/// A path as it can be typed after a command: one that looks like the name of a shipped model or of the Hub is made plain, one with
+/// other than common characters is quoted.
+fn argument(path: &Path) -> String {
+    let shown = path.display().to_string();
+    let named = shipped::NAMES.contains(&shown.as_str()) || shown.starts_with("hf:") || shown.starts_with('-');
+    let shown = if named { format!("./{shown}") } else { shown };
+    let plain = shown.chars().all(|c| c.is_alphanumeric() || "/\\._-:".contains(c));
+    if plain { shown } else { format!("'{}'", shown.replace('\'', "'\\''")) }
 }
 
 /// Ctrl-C sets the flag, which is looked at between two pieces: what was written until then is removed.

@@ -11,6 +11,7 @@ use super::paint;
 use crate::error::{Error, Result};
 use crate::generate::{Model, Params, Prompt, Step};
 use crate::model::files::Source;
+use crate::tokenizer::Tokenizer;
 
 /// The name of the file in a model's folder.
 pub(super) const FILE: &str = "problems.jsonl";
@@ -86,7 +87,7 @@ impl Problem {
     /// queries.
     pub fn encode(&self, model: &Model) -> Result<Vec<u32>> {
         let fail = |expected: &str, found| Error::Format { path: self.place.clone(), expected: expected.into(), found };
-        let tokens = model.encode(&self.prompt).map_err(|error| fail("a prompt that the model can read", format!("a fault: {error}")))?;
+        let tokens = self.tokens(model.tokenizer()?)?;
         match tokens.len() {
             n if n < self.queries => Err(fail("at least as many tokens as queries", format!("{n} tokens and {} queries", self.queries))),
             n if n > model.engine().context() => {
@@ -94,6 +95,16 @@ impl Problem {
             }
             _ => Ok(tokens),
         }
+    }
+
+    /// The prompt's tokens, however many; [`Error::Format`] with the place where the tokenizer cannot read it.
+    pub fn tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let expected = "a prompt that the model can read".into();
+        tokenizer.encode(&self.prompt).map_err(|error| Error::Format {
+            path: self.place.clone(),
+            expected,
+            found: format!("a fault: {error}"),
+        })
     }
 
     /// Asks a model, with at most so many loops a token.

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use super::common::{self, Common};
 use super::export::write_folder;
 use crate::error::{Error, Result};
-use crate::model::files::{Source, Weights};
+use crate::model::files::{FolderWriter, Source, Weights};
 use crate::precision::Precision;
 
 const HELP: &str = "\
@@ -35,7 +35,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(super) struct Args {
-    /// A shipped model or the path of a model folder
+    /// A shipped model, hf:owner/repo[@revision] or the path of a model folder
     #[arg(value_name = "MODEL")]
     model: String,
     /// The model folder to make; without it nothing is written
@@ -47,8 +47,8 @@ pub(super) struct Args {
     /// Print what it does to the model's answers
     #[arg(long)]
     quality: bool,
-    /// Prompts of --quality: problems (.jsonl), input_ids (.safetensors) or text, a prompt a line [default: the model's own problems,
-    /// else random tokens]
+    /// Prompts of --quality: problems (.jsonl, see `refrain sweep --help`), input_ids (.safetensors) or text, a prompt a line
+    /// [default: the model's own problems, else random tokens]
     #[arg(long, value_name = "FILE", requires = "quality")]
     prompts: Option<PathBuf>,
     /// Only the first N prompts
@@ -93,5 +93,15 @@ fn write(source: &Source, dtype: Precision, out: &Path, common: &Common) -> Resu
     let missing = || Error::File { path: path.clone(), doing: "read", source: std::io::ErrorKind::NotFound.into() };
     let config = config.ok_or_else(missing)?;
     let weights = Weights::open(source)?;
-    write_folder("quantizing", &weights, (&path, &config), Some(dtype), out, &source.companions()?, common)
+    let (companions, too_large) = source.companions()?;
+    for name in too_large.iter().filter(|_| !common.quiet) {
+        common::note(&format!("left out {name}: of what lies beside the weights only files of up to 16 MiB are copied"));
+    }
+    let mut extras = |folder: &mut FolderWriter| {
+        companions.iter().try_for_each(|name| match source.read_small(name)? {
+            Some(bytes) => folder.write_small(name, &bytes),
+            None => Ok(()),
+        })
+    };
+    write_folder("quantizing", &weights, (&path, &config), Some(dtype), out, &mut extras, common)
 }

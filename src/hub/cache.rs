@@ -55,7 +55,11 @@ impl<'a> Cache<'a> {
         let folder = if is_commit(revision) {
             Some(self.folder(revision)).filter(|folder| is_file(&folder.join(CONFIG)))
         } else {
-            self.repo.get(CONFIG).and_then(|config| config.parent().map(Path::to_path_buf))
+            // What refs/ holds is looked at as a commit, whoever wrote it: anything else may lead out of the cache.
+            let folder = self.repo.get(CONFIG).and_then(|config| config.parent().map(Path::to_path_buf));
+            let commit =
+                |folder: &PathBuf| folder.file_name().map(|name| name.to_string_lossy().into_owned()).filter(|name| is_commit(name));
+            folder.filter(|folder| commit(folder).is_some_and(|commit| self.folder(&commit) == *folder))
         };
         let Some(folder) = folder else {
             let repo = self.blobs.parent().unwrap_or(&self.blobs).display();

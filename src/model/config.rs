@@ -9,6 +9,7 @@ mod json;
 
 use super::files::{Fields, shorten};
 use crate::error::Result;
+use crate::precision::Precision;
 
 /// The sizes of one model, checked: whoever holds a `Config` need not check them again.
 #[derive(Clone, Debug, PartialEq)]
@@ -277,6 +278,17 @@ impl Config {
             }
         }
         table
+    }
+
+    /// Bytes of the numbers of a `model.safetensors` whose large matrices are stored in a precision and all else in f32.
+    pub fn stored_bytes(&self, precision: Precision) -> u64 {
+        let bytes = |spec: &TensorSpec| {
+            let cols = spec.shape.last().copied().unwrap_or(1);
+            let rows: u64 = spec.shape.iter().rev().skip(1).map(|&n| n as u64).product();
+            let precision = if spec.matrix { precision } else { Precision::F32 };
+            rows * (precision.row_bytes(cols) + 2 * precision.blocks(cols)) as u64
+        };
+        self.tensors().iter().filter(|spec| !spec.optional).map(bytes).sum()
     }
 
     /// Every tensor of a complete `model.safetensors`, in the model's order; `head.weight`, tied to `embed.weight`, is

@@ -103,23 +103,30 @@ impl Source {
         Ok(Some(bytes))
     }
 
-    /// The small files beside the weights: settings, tokenizer, texts. Names and contents, in the order of the names; `config.json` and
-    /// what lists weights are not among them.
+    /// The files beside the weights that go wherever they go: settings, tokenizer, texts, pictures; then those that would, but are too
+    /// large for a description. Names in order; `config.json`, hidden files, and what holds or lists weights are in neither.
     ///
     /// # Errors
-    /// Those of [`read_small`](Self::read_small).
-    pub fn companions(&self) -> Result<Vec<(String, Vec<u8>)>> {
-        let mut names: Vec<String> = match self {
+    /// [`Error::File`] where the folder cannot be read.
+    pub fn companions(&self) -> Result<(Vec<String>, Vec<String>)> {
+        let mut files: Vec<(String, u64)> = match self {
             Self::Folder(folder) => {
                 let entries = std::fs::read_dir(folder).map_err(|source| unreadable(folder.display().to_string(), source))?;
-                let files = entries.flatten().filter(|entry| entry.path().is_file());
-                files.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+                // Through a link, what it leads to.
+                let files = entries.flatten().filter_map(|entry| {
+                    let data = std::fs::metadata(entry.path()).ok().filter(std::fs::Metadata::is_file)?;
+                    Some((entry.file_name().into_string().ok()?, data.len()))
+                });
+                files.collect()
             }
-            Self::Memory { files, .. } => files.iter().map(|(name, _)| name.clone()).collect(),
+            Self::Memory { files, .. } => files.iter().map(|(name, bytes)| (name.clone(), bytes.len() as u64)).collect(),
         };
-        names.retain(|name| is_companion(name));
-        names.sort();
-        names.into_iter().filter_map(|name| self.read_small(&name).map(|bytes| Some((name, bytes?))).transpose()).collect()
+        files.retain(|(name, _)| is_companion(name));
+        files.sort();
+        let small = |(name, length): &(String, u64)| *length <= LARGEST_COMPANION || name == "tokenizer.json";
+        let (small, large): (Vec<_>, Vec<_>) = files.into_iter().partition(small);
+        let names = |files: Vec<(String, u64)>| files.into_iter().map(|(name, _)| name).collect();
+        Ok((names(small), names(large)))
     }
 
     /// A file in memory, if this source is in memory and has it.
@@ -131,10 +138,13 @@ impl Source {
     }
 }
 
+/// Largest file beside the weights that goes with them, but for the tokenizer: what is larger is data, not a description.
+const LARGEST_COMPANION: u64 = 16 << 20;
+
 /// Whether a file of a model's folder goes with its weights wherever they go.
 fn is_companion(name: &str) -> bool {
-    let text = [".json", ".jsonl", ".txt", ".md"].iter().any(|end| name.ends_with(end)) || name.starts_with("LICENSE");
-    text && !name.starts_with('.') && name != "config.json" && !name.ends_with(".index.json")
+    let weights = [".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack"];
+    !name.starts_with('.') && name != "config.json" && !weights.iter().any(|end| name.ends_with(end))
 }
 
 /// Opens a regular file and gives its length in bytes; `None` where there is none. A pipe or device is refused before it

@@ -130,7 +130,7 @@ impl Needs {
     }
 
     /// What would make it fit into `memory` bytes: the largest dtype below the present ones, or half, a quarter, … of one of the other
-    /// sizes; where none does so alone, the largest dtype with which one of the others does.
+    /// sizes; where none does so alone, the largest dtype with which one of the others does; else all of them together.
     fn advice(&self, memory: u64, options: &Options, plan: &dyn Fn(&Options) -> Result<Needs>) -> Vec<Remedy> {
         let fits = |remedy: &Remedy| plan(&options.remedied(remedy)).is_ok_and(|needs| needs.total() <= memory);
         let halves = |now: usize, least: usize| std::iter::successors(Some(now / 2), |n| Some(n / 2)).take_while(move |n| *n >= least);
@@ -153,7 +153,21 @@ impl Needs {
         smaller()
             .map(|dtype| others(Some(dtype)).into_iter().flatten().collect::<Vec<_>>())
             .find(|ways| !ways.is_empty())
-            .unwrap_or_default()
+            .unwrap_or_else(|| self.together(&fits))
+    }
+
+    /// The smallest dtype and sequence, then loops and context halved in turn until it fits.
+    fn together(&self, fits: &dyn Fn(&Remedy) -> bool) -> Vec<Remedy> {
+        let (mut context, mut loops) = (self.context, self.loops);
+        while context > LEAST_CONTEXT || loops > 1 {
+            (context, loops) = ((context / 2).max(LEAST_CONTEXT.min(context)), (loops / 2).max(1));
+            let sequences = (self.sequences > 1).then_some(1);
+            let remedy = Remedy { dtype: Some(Precision::Q4), context: Some(context), loops: Some(loops), sequences };
+            if fits(&remedy) {
+                return vec![remedy];
+            }
+        }
+        Vec::new()
     }
 }
 

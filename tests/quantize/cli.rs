@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Parts, file, golden};
+use super::{Parts, file, folder_of, golden};
 use crate::convert::{check_error, names};
 
 fn shipped(name: &str) -> PathBuf {
@@ -41,11 +41,10 @@ fn a_quantised_folder_does_what_the_original_does() {
     assert!(printed.replace(',', "").ends_with(&format!(" {bytes} bytes\n")), "{printed}");
     assert_eq!(said, format!("next: refrain inspect {}\n", out.display()));
     assert_eq!(names(temp.path()), ["m"]);
-    let companions = ["README.md", "generation_config.json", "problems.jsonl", "tokenizer.json"];
-    assert_eq!(
-        names(&out),
-        ["README.md", "config.json", "generation_config.json", "model.safetensors", "problems.jsonl", "tokenizer.json"]
-    );
+    let companions = ["README.md", "generation_config.json", "loops.svg", "problems.jsonl", "tokenizer.json"];
+    let mut all: Vec<&str> = companions.into_iter().chain(["config.json", "model.safetensors"]).collect();
+    all.sort_unstable();
+    assert_eq!(names(&out), all);
     for name in companions {
         assert_eq!(fs::read(out.join(name)).unwrap(), fs::read(model.join(name)).unwrap(), "{name}");
     }
@@ -113,19 +112,51 @@ fn companions_come_along_and_nothing_else() {
     for name in ["config.json", "model.safetensors"] {
         fs::copy(golden("gqa_bare").join(name), model.join(name)).unwrap();
     }
-    let along = ["LICENSE", "LICENSE-MIT", "README.md", "notes.txt", "problems.jsonl", "special_tokens_map.json"];
-    let not =
-        [".hidden.json", ".gitattributes", "model.safetensors.index.json", "pytorch_model.bin", "other.safetensors", "run.sh", "x.pt"];
+    let along = ["LICENSE", "LICENSE-MIT", "README.md", "notes.txt", "problems.jsonl", "run.sh", "special_tokens_map.json"];
+    let not = [".hidden.json", ".gitattributes", "model.safetensors.index.json", "pytorch_model.bin", "other.safetensors", "x.pt"];
     for name in along.iter().chain(&not) {
         fs::write(model.join(name), format!("text of {name}")).unwrap();
     }
     fs::create_dir(model.join("folder.json")).unwrap();
-    succeeds(&["quantize", text(&model), text(&out), "--dtype", "q8"]);
+    fs::File::create(model.join("train.jsonl")).unwrap().set_len((16 << 20) + 1).unwrap();
+    let (_, said) = succeeds(&["quantize", text(&model), text(&out), "--dtype", "q8"]);
+    assert!(said.contains("note: left out train.jsonl"), "{said}");
     let mut expected: Vec<&str> = along.into_iter().chain(["config.json", "model.safetensors"]).collect();
     expected.sort_unstable();
     assert_eq!(names(&out), expected);
     for name in along {
         assert_eq!(fs::read_to_string(out.join(name)).unwrap(), format!("text of {name}"));
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn an_empty_folder_is_filled_and_stays_itself() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let temp = TempDir::new().unwrap();
+    let out = temp.path().join("follow");
+    fs::create_dir(&out).unwrap();
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o700)).unwrap();
+    let before = fs::metadata(&out).unwrap();
+    // As the current folder, which must not be another one afterwards.
+    let output = Command::new(env!("CARGO_BIN_EXE_refrain"))
+        .args(["quantize", text(&golden("gqa_bare")), ".", "--dtype", "q4"])
+        .current_dir(&out)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let after = fs::metadata(&out).unwrap();
+    assert_eq!((before.ino(), before.mode()), (after.ino(), after.mode()));
+    assert_eq!(names(&out), ["config.json", "model.safetensors", "run.json"]);
+    // What is printed can be typed: a name of a shipped model would mean that one, a blank would part the path.
+    for (name, shown) in [("cups", "./cups"), ("two words", "'two words'")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_refrain"))
+            .args(["quantize", text(&golden("gqa_bare")), name, "--dtype", "q4"])
+            .current_dir(temp.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains(&format!("next: refrain inspect {shown}\n")), "{said}");
     }
 }
 
@@ -159,6 +190,18 @@ fn the_table_of_what_was_written() {
 }
 
 #[test]
+fn names_from_files_cannot_command_the_terminal() {
+    let temp = TempDir::new().unwrap();
+    let mut parts = Parts::read(&file(&golden("gqa_bare")));
+    let raw = parts.tensors.values().next().unwrap().clone();
+    parts.tensors.insert("a\u{1b}[31m\nerror: evil".into(), raw);
+    folder_of(&golden("gqa_bare"), &parts, &temp.path().join("m"));
+    let output = refrain(&["inspect", text(&temp.path().join("m"))]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("a\\u{1b}[31m\\nerror: evil") && said.lines().count() == 2, "{said}");
+}
+
+#[test]
 fn what_is_refused() {
     let temp = TempDir::new().unwrap();
     let (model, out) = (golden("gqa_bare"), temp.path().join("m"));
@@ -175,7 +218,7 @@ fn what_is_refused() {
     // Prompts that cannot be read are refused before anything is written.
     fails(&[model, to, "--dtype", "q8", "--quality", "--prompts", "no.txt"], "file", &["no.txt"]);
     fails(&[model, to, "--dtype", "q8", "--quality", "--prompts", &format!("{model}/config.json")], "tokenizer", &["no such file"]);
-    fails(&[model, to, "--dtype", "q8", "--quality", "--limit", "0"], "empty_prompt", &[]);
+    fails(&[model, to, "--dtype", "q8", "--quality", "--limit", "0"], "format", &["--prompts", "at least one prompt"]);
     assert!(!out.exists());
     succeeds(&["quantize", model, to, "--dtype", "q8"]);
     let before = fs::read(file(&out)).unwrap();
@@ -186,7 +229,6 @@ fn what_is_refused() {
     // Those that the argument parser refuses.
     for (args, words) in [
         (&[model, to, "--dtype", "q5"][..], &["q5", "f32, f16, q8 or q4"][..]),
-        (&[model, to, "--dtype", "Q4"], &["Q4", "f32, f16, q8 or q4"]),
         (&[model, to], &["--dtype"]),
         (&[model, "--dtype", "q4"], &["OUT"]),
         (&[model, to, "--dtype", "q4", "--limit", "3"], &["--quality"]),

@@ -229,7 +229,7 @@ fn a_file_that_shrinks_while_it_is_read() {
         assert!(error.to_string().contains("the file became shorter while it was read"), "{error}");
         let text = fs::read(golden(MODEL).join("config.json")).unwrap();
         let again = temp.path().join("again");
-        let written = refrain::model::files::export(&weights, ("c", &text), Some(precision), &again, &[], &mut |_, _| Ok(()));
+        let written = refrain::model::files::export(&weights, ("c", &text), Some(precision), &again, &mut |_| Ok(()), &mut |_, _| Ok(()));
         assert_eq!(written.unwrap_err().code(), "file");
         assert_eq!(names(temp.path()), ["m"]);
     }
@@ -257,7 +257,7 @@ fn an_error_or_a_full_disk_part_way_leaves_nothing() {
     let source = Source::folder(&model).unwrap();
     let (weights, text) = (Weights::open(&source).unwrap(), fs::read(model.join("config.json")).unwrap());
     let mut told = Vec::new();
-    let stopped = refrain::model::files::export(&weights, ("c", &text), Some(Q4), &out, &[], &mut |done, total| {
+    let stopped = refrain::model::files::export(&weights, ("c", &text), Some(Q4), &out, &mut |_| Ok(()), &mut |done, total| {
         told.push((done, total));
         assert_eq!(names(temp.path()).len(), 2);
         if done > 3 << 20 { Err(Error::Cancelled) } else { Ok(()) }

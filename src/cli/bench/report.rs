@@ -33,8 +33,8 @@ pub(super) struct About<'a> {
 /// A rate over the runs of a row.
 struct Rate {
     mean: f64,
-    /// Standard deviation of a sample; 0 of a single run.
-    sd: f64,
+    /// Standard deviation of a sample; none of a single run.
+    sd: Option<f64>,
     median: f64,
 }
 
@@ -47,7 +47,8 @@ impl Rate {
         let n = rates.len();
         let mean = rates.iter().sum::<f64>() / n as f64;
         let squares = rates.iter().map(|rate| (rate - mean) * (rate - mean)).sum::<f64>();
-        Self { mean, sd: (squares / (n - 1).max(1) as f64).sqrt(), median: (rates[(n - 1) / 2] + rates[n / 2]) / 2.0 }
+        let sd = (n > 1).then(|| (squares / (n - 1) as f64).sqrt());
+        Self { mean, sd, median: (rates[(n - 1) / 2] + rates[n / 2]) / 2.0 }
     }
 
     /// Tokens a second, then loop-steps a second.
@@ -63,7 +64,8 @@ impl Rate {
 impl std::fmt::Display for Rate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let digits = if self.mean < 100.0 { 2 } else { 1 };
-        write!(f, "{:.digits$} ± {:.digits$}", self.mean, self.sd)
+        write!(f, "{:.digits$}", self.mean)?;
+        self.sd.map_or(Ok(()), |sd| write!(f, " ± {sd:.digits$}"))
     }
 }
 
@@ -120,7 +122,8 @@ fn csv(about: &About, rows: &[Row]) -> String {
         let (test, [tokens, steps]) = (&row.test, Rate::both(row));
         let names = [env!("CARGO_PKG_VERSION"), about.name, &about.parameters().to_string(), &about.dtypes(), &about.engine.device().name];
         let names: Vec<String> = names.into_iter().map(cell).collect();
-        let rates = [tokens, steps].map(|rate| format!("{:.4},{:.4},{:.4}", rate.mean, rate.sd, rate.median)).join(",");
+        let sd = |rate: &Rate| rate.sd.map_or(String::new(), |sd| format!("{sd:.4}"));
+        let rates = [tokens, steps].map(|rate| format!("{:.4},{},{:.4}", rate.mean, sd(&rate), rate.median)).join(",");
         let counts = format!("{},{},{},{},{}", test.name(), test.tokens, test.cached, test.loops, row.seconds.len());
         text.push_str(&format!("{},{counts},{rates}\n", names.join(",")));
     }

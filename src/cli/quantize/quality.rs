@@ -50,8 +50,16 @@ impl Prompts {
             prompts.tokens.truncate(limit);
             prompts.answers.truncate(limit);
         }
+        let name = args.prompts.as_ref().map_or("--prompts".into(), |path| path.display().to_string());
         if prompts.tokens.is_empty() {
-            return Err(Error::EmptyPrompt);
+            let expected = "at least one prompt".into();
+            return Err(Error::Format { path: name, expected, found: "none".into() });
+        }
+        let longest = prompts.tokens.iter().map(Vec::len).max().unwrap_or(0);
+        if longest > config.max_seq_len || prompts.tokens.iter().any(Vec::is_empty) {
+            let expected = format!("prompts of 1 to {} tokens", config.max_seq_len);
+            let found = if longest > config.max_seq_len { longest } else { 0 };
+            return Err(Error::Format { path: name, expected, found: format!("one of {found}") });
         }
         Ok(prompts)
     }
@@ -61,7 +69,14 @@ impl Prompts {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("safetensors") => {
                 let (shape, ids) = Weights::open_file(path)?.read_integers("input_ids")?;
-                let length = shape.last().copied().unwrap_or(0).max(1);
+                let &[_, length] = shape.as_slice() else {
+                    return Err(Error::Tensor {
+                        path: shown,
+                        tensor: "input_ids".into(),
+                        expected: "a shape of two sizes, (sequences, tokens)".into(),
+                        found: format!("{} sizes, {shape:?}", shape.len()),
+                    });
+                };
                 let token = |id: &i64| match u32::try_from(*id) {
                     Ok(token) if (token as usize) < config.vocab_size => Ok(token),
                     _ => Err(Error::Tensor {
@@ -71,7 +86,7 @@ impl Prompts {
                         found: id.to_string(),
                     }),
                 };
-                let tokens = ids.chunks(length).map(|ids| ids.iter().map(token).collect()).collect::<Result<_>>()?;
+                let tokens = ids.chunks(length.max(1)).map(|ids| ids.iter().map(token).collect()).collect::<Result<_>>()?;
                 Ok(Self { tokens, answers: Vec::new() })
             }
             Some("jsonl") => {
@@ -80,10 +95,16 @@ impl Prompts {
             }
             _ => {
                 let file = std::fs::File::open(path).map_err(|source| Error::File { path: shown.clone(), doing: "read", source })?;
-                let text = String::from_utf8_lossy(&common::read_text(&shown, file)?).into_owned();
+                let fail = |place: String, expected: &str, found: String| Error::Format { path: place, expected: expected.into(), found };
+                let text = String::from_utf8(common::read_text(&shown, file)?)
+                    .map_err(|error| fail(shown.clone(), "text in UTF-8", format!("a fault: {}", error.utf8_error())))?;
                 let tokenizer = tokenizer(source, config)?;
-                let lines = text.lines().filter(|line| !line.trim().is_empty());
-                Ok(Self { tokens: lines.map(|line| tokenizer.encode(line)).collect::<Result<_>>()?, answers: Vec::new() })
+                let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+                let tokens = lines.map(|(number, line)| {
+                    let place = format!("{shown}:{}", number + 1);
+                    tokenizer.encode(line).map_err(|error| fail(place, "a prompt that the model can read", format!("a fault: {error}")))
+                });
+                Ok(Self { tokens: tokens.collect::<Result<_>>()?, answers: Vec::new() })
             }
         }
     }
@@ -91,7 +112,7 @@ impl Prompts {
     fn from_problems(problems: &[Problem], source: &Source, config: &Config) -> Result<Self> {
         let tokenizer = tokenizer(source, config)?;
         Ok(Self {
-            tokens: problems.iter().map(|problem| tokenizer.encode(&problem.prompt)).collect::<Result<_>>()?,
+            tokens: problems.iter().map(|problem| problem.tokens(&tokenizer)).collect::<Result<_>>()?,
             answers: problems.iter().map(|problem| problem.answers.clone()).collect(),
         })
     }
@@ -135,11 +156,21 @@ impl Prompts {
         let mut model = common.load(source, &options)?;
         let mut depth = model.engine().default_depth();
         depth.loops = args.loops.unwrap_or(depth.loops);
-        let observed = block_on(model.engine_mut().observe(&self.tokens, depth))?;
-        let needs = model.engine().needs();
+        let precisions = &model.engine().needs().matrices;
+        let name = precisions.keys().map(|precision| precision.name()).collect::<Vec<_>>().join("+");
+        let bytes = model.config().stored_bytes(precisions.keys().copied().max().unwrap_or(Precision::F32));
+        let bar = common.bar("asking in {msg} {bar:30} {pos}/{len} prompts {eta}");
+        bar.set_length(self.tokens.len() as u64);
+        bar.set_message(name.clone());
+        let mut observed = Vec::new();
+        for prompt in &self.tokens {
+            observed.extend(block_on(model.engine_mut().observe(std::slice::from_ref(prompt), depth))?);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
         let row = Row {
-            dtype: needs.matrices.keys().map(|precision| precision.name()).collect::<Vec<_>>().join("+"),
-            bytes: needs.weights(),
+            dtype: name,
+            bytes,
             quality: reference.map(|reference| Quality::of(reference, &observed)),
             right: self.right(&model, &observed)?,
         };

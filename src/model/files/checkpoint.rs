@@ -283,6 +283,11 @@ impl Archive {
             let found = format!("the shape {shape} from number {} on", tensor.offset);
             return Err(self.error(&format!("tensor {shown} of a size that can be"), found, CUT_SHORT));
         };
+        if tensor.lazy {
+            let found = "a view that negates or conjugates what is stored";
+            let mend = "resolve it before saving: tensor.resolve_neg().resolve_conj()";
+            return Err(self.error(&format!("tensor {shown} to be stored as it is"), found, mend));
+        }
         if elements > 0 && !contiguous(&tensor.shape, &tensor.strides) {
             let found = format!("the strides {} for the shape {shape}", shorten(&format!("{:?}", tensor.strides)));
             let mend = "make it contiguous before saving: {name: tensor.contiguous() for name, tensor in model.state_dict().items()}";

@@ -24,7 +24,7 @@ pub struct Exported {
 }
 
 /// Makes the model folder `out`, which must not exist or be empty. `config` is what messages call a `config.json`, and its text; `extras`
-/// are names and contents of more files of the folder.
+/// writes what else belongs into the folder.
 ///
 /// `model.safetensors` gets the tensors of [`Config::tensors`] in that order: the large matrices in `precision`, all else in f32; or,
 /// without a precision, all as they are (F64, which only checkpoints have, as F32). RoPE tables and the tied head are left out. No more
@@ -35,13 +35,13 @@ pub struct Exported {
 /// [`Error::Config`](crate::Error::Config) and [`Error::Format`](crate::Error::Format) for a `config.json` that is wrong;
 /// [`Error::Tensor`](crate::Error::Tensor) for the first tensor that is missing, unknown, of the wrong shape, not finite, or too large for
 /// the precision; [`Error::Argument`](crate::Error::Argument) where `out` exists; [`Error::File`](crate::Error::File) where a file cannot
-/// be read or written; what `progress` gives.
+/// be read or written; what `extras` and `progress` give.
 pub fn export(
     weights: &Weights,
     (config_path, config): (&str, &[u8]),
     precision: Option<Precision>,
     out: &Path,
-    extras: &[(String, Vec<u8>)],
+    extras: &mut dyn FnMut(&mut FolderWriter) -> Result<()>,
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Exported> {
     let model = Config::parse(config_path, config)?;
@@ -65,9 +65,7 @@ pub fn export(
         }
     }
     folder.write_small("config.json", config)?;
-    for (name, bytes) in extras {
-        folder.write_small(name, bytes)?;
-    }
+    extras(&mut folder)?;
     let (mut done, mut bytes, total) = (0, 0, items.iter().map(|item| item.stored.bytes()).sum());
     progress(done, total)?;
     let mut file = folder.tensors("model.safetensors", &metadata(&items), &entries)?;

@@ -1,4 +1,5 @@
-//! Writes a model folder whole or not at all: everything goes into a temporary folder beside it, which takes its name at the end.
+//! Writes a model folder whole or not at all: everything goes into a temporary folder beside it, which takes its name at the end, or
+//! inside it, if it is there and empty.
 
 use super::header::Dtype;
 use super::shorten;
@@ -70,14 +71,16 @@ pub struct FolderWriter {
     /// Where the folder goes.
     out: PathBuf,
     part: PathBuf,
-    /// An empty folder stands there already.
-    replaces: bool,
+    /// An empty folder stands there already, and is filled.
+    fills: bool,
     /// Files that were begun and not finished.
     open: usize,
 }
 
 impl FolderWriter {
-    /// Starts a folder that will be `out`, which must not exist, or be an empty folder. Its parent must exist.
+    /// Starts a folder that will be `out`, which must not exist, or be an empty folder. Its parent must exist. What does not exist comes
+    /// into being in one step; an empty folder stays itself (it may be somebody's current folder, or a mounted volume), and gets its files
+    /// one by one at the end, `config.json`, without which it is no model, last.
     ///
     /// # Errors
     /// [`Error::Argument`] where `out` exists; [`Error::File`] where no folder can be made beside it.
@@ -88,7 +91,7 @@ impl FolderWriter {
             let found = format!("{}, {found}", given.display());
             Error::Argument { name: "OUT".into(), expected: "a folder that does not exist yet, or an empty one".into(), found }
         };
-        let (out, replaces) = match std::fs::symlink_metadata(out) {
+        let (out, fills) = match std::fs::symlink_metadata(out) {
             Ok(_) => {
                 // Through a link, what it leads to is filled.
                 let out = std::fs::canonicalize(out).map_err(fail)?;
@@ -103,8 +106,8 @@ impl FolderWriter {
             Err(error) if error.kind() == ErrorKind::NotFound => (given.clone(), false),
             Err(error) => return Err(fail(error)),
         };
-        let part = part_of(&out).map_err(fail)?;
-        Ok(Self { given, out, part, replaces, open: 0 })
+        let part = part_of(&out, fills).map_err(fail)?;
+        Ok(Self { given, out, part, fills, open: 0 })
     }
 
     /// What messages call a file of the folder.
@@ -143,14 +146,27 @@ impl FolderWriter {
         }
         let rename = || {
             sync_folder(&self.part)?;
-            // An empty folder gives way by itself where POSIX says so.
-            if self.replaces && cfg!(not(unix)) {
-                std::fs::remove_dir(&self.out)?;
+            if self.fills {
+                return self.fill();
             }
             std::fs::rename(&self.part, &self.out)?;
             sync_folder(parent(&self.out))
         };
         rename().map_err(|source| write_error(&self.given, source))
+    }
+
+    /// Moves the files into the folder that is there already.
+    fn fill(&self) -> std::io::Result<()> {
+        let mut names = std::fs::read_dir(&self.part)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
+        names.sort_by_key(|name| name == "config.json");
+        // Somebody else may have put files there since.
+        if let Some(taken) = names.iter().find(|name| self.out.join(name).exists()) {
+            return Err(std::io::Error::new(ErrorKind::AlreadyExists, format!("{} is there by now", taken.to_string_lossy())));
+        }
+        for name in names {
+            std::fs::rename(self.part.join(&name), self.out.join(&name))?;
+        }
+        sync_folder(&self.out)
     }
 
     fn new_file(&self, name: &str) -> Result<File> {
@@ -218,13 +234,16 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes a new folder beside `out`, `.OUT.refrain-PID-COUNT.part`.
-fn part_of(out: &Path) -> std::io::Result<PathBuf> {
+/// Makes a new folder beside `out`, `.OUT.refrain-PID-COUNT.part`, or `inside` it, so that both are on one file system.
+fn part_of(out: &Path, inside: bool) -> std::io::Result<PathBuf> {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let name = out.file_name().ok_or(ErrorKind::InvalidFilename)?.to_string_lossy();
+    let (folder, name) = match inside {
+        true => (out, String::new()),
+        false => (parent(out), format!(".{}", out.file_name().ok_or(ErrorKind::InvalidFilename)?.to_string_lossy())),
+    };
     loop {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let part = parent(out).join(format!(".{name}.refrain-{}-{count}.part", std::process::id()));
+        let part = folder.join(format!("{name}.refrain-{}-{count}.part", std::process::id()));
         match std::fs::create_dir(&part) {
             // A run that was killed left it, and had this one's number.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}

@@ -21,12 +21,14 @@ impl<'a> Machine<'a> {
             (Known::Dict, [] | [_]) => Value::Dict(self.initial_entries(&arguments)?),
             (Known::Record, []) => Value::Record(Vec::new()),
             (Known::Size, &[sizes]) => Value::Tuple(self.sizes(sizes)?.to_vec()),
-            (Known::RebuildTensor, &[storage, offset, shape, strides, ..]) => self.tensor(storage, offset, shape, strides, None)?,
+            (Known::RebuildTensor, &[storage, offset, shape, strides, ..]) => {
+                self.tensor(storage, offset, shape, strides, None, arguments.get(6))?
+            }
             (Known::RebuildTensor3, &[storage, offset, shape, strides, _, _, dtype, ..]) => {
                 let Value::Name(Known::Dtype { safetensors, .. }) = *self.value(dtype) else {
                     return damaged("the dtype of a tensor", self.value(dtype).kind());
                 };
-                self.tensor(storage, offset, shape, strides, Some(safetensors))?
+                self.tensor(storage, offset, shape, strides, Some(safetensors), arguments.get(7))?
             }
             // A parameter is its tensor.
             (Known::RebuildParameter, &[tensor, ..]) => {
@@ -94,12 +96,22 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn tensor(&self, storage: Id, offset: Id, shape: Id, strides: Id, dtype: Option<&'static str>) -> Result<Value<'a>> {
+    fn tensor(
+        &self,
+        storage: Id,
+        offset: Id,
+        shape: Id,
+        strides: Id,
+        dtype: Option<&'static str>,
+        metadata: Option<&Id>,
+    ) -> Result<Value<'a>> {
         if !matches!(self.value(storage), Value::Storage(_)) {
             return damaged("the storage of a tensor", self.value(storage).kind());
         }
         let ints = |id| self.sizes(id)?.iter().map(|&n| self.int(n)).collect::<Result<Vec<i64>>>();
-        let tensor = TensorRef { storage, dtype, offset: self.int(offset)?, shape: ints(shape)?, strides: ints(strides)? };
+        // {"neg": True}, {"conj": True}: the bits of a lazy view.
+        let lazy = metadata.is_some_and(|id| matches!(self.value(*id), Value::Dict(entries) if !entries.is_empty()));
+        let tensor = TensorRef { storage, dtype, offset: self.int(offset)?, shape: ints(shape)?, strides: ints(strides)?, lazy };
         if tensor.shape.len() != tensor.strides.len() {
             return damaged(format!("{} strides", tensor.shape.len()), tensor.strides.len().to_string());
         }

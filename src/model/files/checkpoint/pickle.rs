@@ -84,6 +84,8 @@ pub(super) struct TensorRef {
     pub offset: i64,
     pub shape: Vec<i64>,
     pub strides: Vec<i64>,
+    /// Whether what is stored is to be negated or conjugated to give its numbers.
+    pub lazy: bool,
 }
 
 /// Why a pickle was not read.
