@@ -93,7 +93,7 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
     /// Whether a file without it is complete.
     pub optional: bool,
-    /// Whether it is one of the large matrices, which may be stored in any [`Precision`](crate::precision::Precision). All else (router,
+    /// Whether it is one of the large matrices, which may be stored in any [`Precision`]. All else (router,
     /// halting head, norms, injection, LoRA) is computed with in f32: a choice that flips costs more than they weigh.
     pub matrix: bool,
 }
