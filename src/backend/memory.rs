@@ -17,9 +17,9 @@ impl Backend {
 
     /// As [`imagined`](Self::imagined), for the device of this backend.
     pub fn imagine(&self) -> Self {
-        let mut other = Self::imagined(&self.info, &DeviceOptions { tier: Some(self.tier), ..Default::default() });
-        (other.max_words, other.memory) = (self.max_words, self.memory);
-        other
+        // The memory is known, or cannot be: nobody asks the machine again.
+        let options = DeviceOptions { tier: Some(self.tier), memory: self.memory, ..Default::default() };
+        Self { max_words: self.max_words, ..Self::imagined(&self.info, &options) }
     }
 
     pub(super) fn with(engine: Engine, info: DeviceInfo, options: &DeviceOptions, tier: Tier, own: u64) -> Self {
@@ -85,24 +85,22 @@ impl Backend {
     /// A zeroed `(rows, cols)` array in as few parts as the binding limit allows. Parts start at multiples of `unit` rows
     /// (1, or the rows of a cache slot), which stay together.
     pub fn segmented(&mut self, what: &str, rows: usize, cols: usize, unit: usize) -> Result<Segmented> {
-        let unit_words = unit.saturating_mul(stride(cols)).max(1);
-        let units = (self.max_words / unit_words).clamp(1, rows.div_ceil(unit).max(1));
-        let part_rows = units * unit;
-        let mut parts = Vec::new();
-        let mut first = 0;
-        while first < rows {
-            let part = self.tensor(what, Dtype::F32, part_rows.min(rows - first), cols)?;
-            parts.push(part);
-            first += part_rows;
-        }
+        let part_rows = self.part_rows(rows, unit, stride(cols));
+        let firsts = (0..rows).step_by(part_rows);
+        let parts = firsts.map(|first| self.tensor(what, Dtype::F32, part_rows.min(rows - first), cols)).collect::<Result<_>>()?;
         Ok(Segmented { parts, part_rows, rows, cols })
+    }
+
+    /// Rows of a part: as many units as fit a binding, at least one. Rows have `words` words.
+    fn part_rows(&self, rows: usize, unit: usize, words: usize) -> usize {
+        let units = self.max_words / unit.saturating_mul(words).max(1);
+        unit * units.clamp(1, rows.div_ceil(unit).max(1))
     }
 
     /// A `(rows, cols)` matrix of zeros in a precision, in parts as [`segmented`](Self::segmented) cuts them.
     pub fn matrix(&mut self, what: &str, precision: Precision, rows: usize, cols: usize, unit: usize) -> Result<Matrix> {
         let (words, scale_words) = (precision.words(cols), precision.scale_words(cols));
-        let units = (self.max_words / unit.saturating_mul(words).max(1)).clamp(1, rows.div_ceil(unit).max(1));
-        let part_rows = units * unit;
+        let part_rows = self.part_rows(rows, unit, words);
         let mut parts = Vec::new();
         for first in (0..rows).step_by(part_rows) {
             let rows = part_rows.min(rows - first);

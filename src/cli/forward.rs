@@ -142,15 +142,16 @@ fn pretty(value: &impl serde::Serialize) -> String {
 }
 
 /// `input_ids`, checked.
-struct Inputs {
-    sequences: usize,
+pub(super) struct Inputs {
+    pub sequences: usize,
     /// Tokens of each sequence.
-    tokens: usize,
-    ids: Vec<u32>,
+    pub tokens: usize,
+    /// Of one sequence after the other.
+    pub ids: Vec<u32>,
 }
 
 impl Inputs {
-    fn read(path: &Path, config: &Config) -> Result<Self> {
+    pub fn read(path: &Path, config: &Config) -> Result<Self> {
         let file = Weights::open_file(path)?;
         let fail = |expected: &str, found: String| Error::Tensor {
             path: path.display().to_string(),

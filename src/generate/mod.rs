@@ -261,7 +261,8 @@ impl Model {
     }
 }
 
-fn read_tokenizer(source: &Source) -> Result<Option<Tokenizer>> {
+/// The tokenizer of a model's folder, where there is one.
+pub(crate) fn read_tokenizer(source: &Source) -> Result<Option<Tokenizer>> {
     let Some(json) = source.read_small("tokenizer.json")? else { return Ok(None) };
     let (config, _) = crate::model::read_config(source)?;
     Tokenizer::parse(&source.path("tokenizer.json"), &json, config.vocab_size).map(Some)

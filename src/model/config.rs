@@ -197,11 +197,6 @@ impl Config {
         4 * self.dim / 3
     }
 
-    /// Hidden size of all shared experts together: S·F·K, since each of the S has F·K.
-    pub fn shared_dim(&self) -> usize {
-        self.n_shared_experts * self.expert_dim * self.n_experts_per_tok
-    }
-
     /// Numbers of one head's query and key that RoPE turns: head_dim (GQA) or qk_rope_head_dim (MLA).
     pub fn rope_dim(&self) -> usize {
         match self.attention {

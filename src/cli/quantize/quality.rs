@@ -6,13 +6,14 @@ use pollster::block_on;
 use serde_json::json;
 
 use super::super::common::{self, Common};
+use super::super::forward::Inputs;
 use super::super::problems::{self, Problem};
 use super::super::table::draw;
 use super::{Args, Format};
 use crate::error::{Error, Result, size};
-use crate::generate::Model;
+use crate::generate::{Model, read_tokenizer};
 use crate::model::config::Config;
-use crate::model::files::{Source, Weights};
+use crate::model::files::Source;
 use crate::model::{Observed, Options, Quality, read_config};
 use crate::precision::Precision;
 use crate::tokenizer::Tokenizer;
@@ -43,7 +44,7 @@ impl Prompts {
         let (config, _) = read_config(source)?;
         let mut prompts = match &args.prompts {
             Some(path) => Self::from_file(path, source, &config)?,
-            None if source.read_small(problems::FILE)?.is_some() => Self::from_problems(&problems::of(source)?, source, &config)?,
+            None if source.read_small(problems::FILE)?.is_some() => Self::from_problems(&problems::of(source)?, source)?,
             None => Self::random(&config),
         };
         if let Some(limit) = args.limit {
@@ -68,37 +69,19 @@ impl Prompts {
         let shown = path.display().to_string();
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("safetensors") => {
-                let (shape, ids) = Weights::open_file(path)?.read_integers("input_ids")?;
-                let &[_, length] = shape.as_slice() else {
-                    return Err(Error::Tensor {
-                        path: shown,
-                        tensor: "input_ids".into(),
-                        expected: "a shape of two sizes, (sequences, tokens)".into(),
-                        found: format!("{} sizes, {shape:?}", shape.len()),
-                    });
-                };
-                let token = |id: &i64| match u32::try_from(*id) {
-                    Ok(token) if (token as usize) < config.vocab_size => Ok(token),
-                    _ => Err(Error::Tensor {
-                        path: shown.clone(),
-                        tensor: "input_ids".into(),
-                        expected: format!("token ids from 0 to {}", config.vocab_size - 1),
-                        found: id.to_string(),
-                    }),
-                };
-                let tokens = ids.chunks(length.max(1)).map(|ids| ids.iter().map(token).collect()).collect::<Result<_>>()?;
-                Ok(Self { tokens, answers: Vec::new() })
+                let inputs = Inputs::read(path, config)?;
+                Ok(Self { tokens: inputs.ids.chunks(inputs.tokens).map(<[u32]>::to_vec).collect(), answers: Vec::new() })
             }
             Some("jsonl") => {
                 let bytes = std::fs::read(path).map_err(|source| Error::File { path: shown.clone(), doing: "read", source })?;
-                Self::from_problems(&problems::parse(&shown, &bytes)?, source, config)
+                Self::from_problems(&problems::parse(&shown, &bytes)?, source)
             }
             _ => {
                 let file = std::fs::File::open(path).map_err(|source| Error::File { path: shown.clone(), doing: "read", source })?;
                 let fail = |place: String, expected: &str, found: String| Error::Format { path: place, expected: expected.into(), found };
                 let text = String::from_utf8(common::read_text(&shown, file)?)
                     .map_err(|error| fail(shown.clone(), "text in UTF-8", format!("a fault: {}", error.utf8_error())))?;
-                let tokenizer = tokenizer(source, config)?;
+                let tokenizer = tokenizer(source)?;
                 let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
                 let tokens = lines.map(|(number, line)| {
                     let place = format!("{shown}:{}", number + 1);
@@ -109,8 +92,8 @@ impl Prompts {
         }
     }
 
-    fn from_problems(problems: &[Problem], source: &Source, config: &Config) -> Result<Self> {
-        let tokenizer = tokenizer(source, config)?;
+    fn from_problems(problems: &[Problem], source: &Source) -> Result<Self> {
+        let tokenizer = tokenizer(source)?;
         Ok(Self {
             tokens: problems.iter().map(|problem| problem.tokens(&tokenizer)).collect::<Result<_>>()?,
             answers: problems.iter().map(|problem| problem.answers.clone()).collect(),
@@ -193,12 +176,9 @@ impl Prompts {
     }
 }
 
-fn tokenizer(source: &Source, config: &Config) -> Result<Tokenizer> {
-    let path = source.path("tokenizer.json");
-    match source.read_small("tokenizer.json")? {
-        Some(json) => Tokenizer::parse(&path, &json, config.vocab_size),
-        None => Err(Error::Tokenizer { path, reason: "no such file: prompts of this model are input_ids in a .safetensors file".into() }),
-    }
+fn tokenizer(source: &Source) -> Result<Tokenizer> {
+    let reason = "no such file: prompts of this model are input_ids in a .safetensors file".into();
+    read_tokenizer(source)?.ok_or_else(|| Error::Tokenizer { path: source.path("tokenizer.json"), reason })
 }
 
 fn share(part: usize, all: usize) -> String {

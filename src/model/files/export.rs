@@ -87,7 +87,7 @@ pub fn export(
 struct Item<'w> {
     spec: &'w TensorSpec,
     stored: Stored<'w>,
-    /// The precision; `None` leaves the file's bytes as they are.
+    /// The precision; `None` leaves bf16, which is none, as it is.
     precision: Option<Precision>,
     /// The shape in the file.
     shape: Vec<usize>,
@@ -101,8 +101,8 @@ impl<'w> Item<'w> {
         let precision = match (precision, stored.encoding) {
             (Some(precision), _) if spec.matrix => Some(precision),
             (Some(_), _) | (None, Encoding::F64) => Some(Precision::F32),
-            (None, Encoding::Blocks(own, _)) => Some(own),
-            (None, Encoding::F32 | Encoding::F16 | Encoding::Bf16) => None,
+            (None, Encoding::Bf16) => None,
+            (None, Encoding::F32 | Encoding::F16 | Encoding::Blocks(..)) => Some(stored.precision()),
         };
         let (rows, cols) = (stored.rows(), stored.cols());
         let blocks = precision.filter(|precision| precision.is_quantized());
@@ -117,12 +117,12 @@ impl<'w> Item<'w> {
 
     /// The name of its dtype in the file.
     fn dtype(&self) -> &'static str {
-        match (self.precision, self.stored.encoding) {
-            (Some(Precision::Q4), _) => "U8",
-            (Some(Precision::Q8), _) => "I8",
-            (Some(Precision::F16), _) | (None, Encoding::F16) => "F16",
-            (None, Encoding::Bf16) => "BF16",
-            _ => "F32",
+        match self.precision {
+            Some(Precision::Q4) => "U8",
+            Some(Precision::Q8) => "I8",
+            Some(Precision::F16) => "F16",
+            Some(Precision::F32) => "F32",
+            None => "BF16",
         }
     }
 
@@ -143,7 +143,7 @@ impl<'w> Item<'w> {
             let count = piece.min(rows - first);
             let packed = match self.precision {
                 Some(precision) => weights.read_rows(self.stored, first, count, precision)?,
-                None => Packed { data: weights.read_as_stored(self.stored, first, count)?, scales: Vec::new() },
+                None => Packed { data: weights.read_bf16(self.stored, first, count)?, scales: Vec::new() },
             };
             file.write(&packed.data)?;
             written += packed.data.len() as u64;

@@ -152,10 +152,14 @@ impl Weights<'_> {
         Ok(precision.pack(cols, &numbers))
     }
 
-    /// Rows of a tensor that is stored plainly, as they lie in the file; all numbers are finite.
-    pub(super) fn read_as_stored(&self, stored: Stored<'_>, first: usize, count: usize) -> Result<Vec<u8>> {
-        self.numbers(stored, first, count)?;
-        self.bytes(stored.info, first, count, (stored.info.bytes / stored.rows.max(1) as u64) as usize)
+    /// Rows of a bf16 tensor, as they lie in the file; all numbers are finite.
+    pub(super) fn read_bf16(&self, stored: Stored<'_>, first: usize, count: usize) -> Result<Vec<u8>> {
+        let bytes = self.bytes(stored.info, first, count, 2 * stored.cols)?;
+        let found = bf16s(&bytes).enumerate().find(|(_, x)| !x.is_finite());
+        match found {
+            None => Ok(bytes),
+            Some((i, x)) => Err(self.not_finite(stored.info, x, first * stored.cols + i)),
+        }
     }
 
     /// The numbers of one tensor, widened to f32.
@@ -186,10 +190,7 @@ impl Weights<'_> {
             Encoding::F32 => Precision::F32.unpack(cols, &self.plain(info, first, count, 4 * cols)?),
             Encoding::F64 => singles(&self.bytes(info, first, count, 8 * cols)?).collect(),
             Encoding::F16 => Precision::F16.unpack(cols, &self.plain(info, first, count, 2 * cols)?),
-            Encoding::Bf16 => {
-                let bytes = self.bytes(info, first, count, 2 * cols)?;
-                bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-            }
+            Encoding::Bf16 => bf16s(&self.bytes(info, first, count, 2 * cols)?).collect(),
         };
         match numbers.iter().position(|x| !x.is_finite()) {
             None => Ok(numbers),
@@ -233,6 +234,10 @@ impl Weights<'_> {
         let elements: usize = info.shape.iter().product();
         self.error(&info.name, "finite numbers".into(), format!("{number} at index {index} of {elements}"))
     }
+}
+
+fn bf16s(bytes: &[u8]) -> impl Iterator<Item = f32> {
+    bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
 }
 
 /// The precision of a matrix in blocks, by its dtype in the file.
