@@ -1,18 +1,26 @@
-// y[r, h] = Σ_j softmax_j(q[r, h] · k[j] · scale) v[j] over cached positions j ≤ position(r), with an online softmax;
-// a workgroup a (row, head). Keys and values are spans of the cached rows: see p.key_step, p.value_start, p.value_step.
+// y[r, h] = Σ_j softmax_j(query[r, h] · k[j] · scale) v[j] over cached positions j ≤ position(r), with an online softmax. A query is
+// [q | RoPE(turned)]. Keys and values are spans of the cached rows: see p.key_step, p.value_start, p.value_step.
+// A workgroup takes p.span positions of a (row, head). Where that is not all of them, log Σ e^score goes to the column after y,
+// and attention_merge puts the spans together.
 struct Params {
     rows: u32,
     list: u32,
     heads: u32,
     group: u32,
-    key_dim: u32,
+    plain: u32,
+    pairs: u32,
     key_step: u32,
     value_dim: u32,
     value_start: u32,
     value_step: u32,
     q_stride: u32,
+    turned_stride: u32,
+    turned_start: u32,
     y_stride: u32,
     y_head: u32,
+    y_span: u32,
+    span: u32,
+    spans: u32,
     slot: u32,
     per_loop: u32,
     first_slot: u32,
@@ -25,9 +33,11 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> list: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> q: array<f32>;
-@group(0) @binding(3) var<storage, read> cache: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read> angles: array<f32>;
+@group(0) @binding(3) var<storage, read> q: array<f32>;
+@group(0) @binding(4) var<storage, read> turned: array<f32>;
+@group(0) @binding(5) var<storage, read> cache: array<f32>;
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
 // Wide enough for every published size (1024 + 64), within 16 KiB of shared memory; the model checks its heads against them.
 const MAX_KEY: u32 = 1216u;
@@ -40,15 +50,16 @@ var<workgroup> weights: array<f32, WORKGROUP>;
 
 // The two inner loops take four steps a round: fewer rounds are faster, and one software driver ends a shader after 65,535.
 
-// query · (key_dim numbers of the cache from k on).
+// query · (the key of the cache from k on).
 fn key_dot(k: u32) -> f32 {
+    let dim = p.plain + 2u * p.pairs;
     var sum = 0.0;
     var i = 0u;
-    for (; i + 4u <= p.key_dim; i += 4u) {
+    for (; i + 4u <= dim; i += 4u) {
         let four = vec4<f32>(cache[k + i], cache[k + i + 1u], cache[k + i + 2u], cache[k + i + 3u]);
         sum += dot(vec4<f32>(query[i], query[i + 1u], query[i + 2u], query[i + 3u]), four);
     }
-    for (; i < p.key_dim; i++) {
+    for (; i < dim; i++) {
         sum += query[i] * cache[k + i];
     }
     return sum;
@@ -85,8 +96,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     let key = start + (head / p.group) * p.key_step;
     let value = start + p.value_start + (head / p.group) * p.value_step;
 
-    for (var i = lane.index; i < p.key_dim; i += WORKGROUP) {
-        query[i] = q[group.x * p.q_stride + head * p.key_dim + i] * p.scale;
+    for (var i = lane.index; i < p.plain; i += WORKGROUP) {
+        query[i] = q[group.x * p.q_stride + head * p.plain + i] * p.scale;
+    }
+    let pair_start = group.x * p.turned_stride + p.turned_start + head * 2u * p.pairs;
+    for (var n = lane.index; n < p.pairs; n += WORKGROUP) {
+        let pair = p.scale * vec2<f32>(turned[pair_start + 2u * n], turned[pair_start + 2u * n + 1u]);
+        let turn = rope_turn(pair, rope_angle(row.z, p.pairs, n));
+        query[p.plain + 2u * n] = turn.x;
+        query[p.plain + 2u * n + 1u] = turn.y;
     }
     for (var i = lane.index; i < p.value_dim; i += WORKGROUP) {
         sums[i] = 0.0;
@@ -95,26 +113,34 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
 
     var largest = LOWEST;
     var total = 0.0;
-    for (var first = 0u; first < positions; first += WORKGROUP) {
+    let begin = min(group.z * p.span, positions);
+    let end = min(begin + p.span, positions);
+    for (var first = begin; first < end; first += WORKGROUP) {
         let j = first + lane.index;
         var score = LOWEST;
-        if (j < positions) {
+        if (j < end) {
             score = key_dot(key + j * p.cache_stride);
         }
         let larger = max(largest, reduce_max(score, lane));
-        let weight = select(0.0, exp(score - larger), j < positions);
+        let weight = select(0.0, exp(score - larger), j < end);
         weights[lane.index] = weight;
         let shrink = exp(largest - larger);
         total = total * shrink + reduce_sum(weight, lane);
         largest = larger;
-        let count = min(WORKGROUP, positions - first);
+        let count = min(WORKGROUP, end - first);
         for (var i = lane.index; i < p.value_dim; i += WORKGROUP) {
             sums[i] = sums[i] * shrink + value_sum(value + first * p.cache_stride + i, count);
         }
     }
     if (here) {
+        let to = group.x * p.y_stride + head * p.y_head + group.z * p.y_span;
+        // A span without positions is 0, and counts for nothing.
+        let share = select(1.0 / total, 0.0, begin == end);
         for (var i = lane.index; i < p.value_dim; i += WORKGROUP) {
-            y[group.x * p.y_stride + head * p.y_head + i] = sums[i] / total;
+            y[to + i] = sums[i] * share;
+        }
+        if (p.spans > 1u && lane.index == 0u) {
+            y[to + p.value_dim] = select(largest + log(total), LOWEST, begin == end);
         }
     }
 }

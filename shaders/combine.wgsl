@@ -1,7 +1,8 @@
-// x[r] += Σ_k gates[r, k] · y[r, k]: the chosen experts' outputs, weighed, in the order of the slots.
+// x[r] += Σ_s gates[r, s] · y[r, s]: the experts' outputs, weighed, in the order of the slots. Those after the p.k chosen ones count 1.
 struct Params {
     rows: u32,
     k: u32,
+    slots: u32,
     dim: u32,
     k_stride: u32,
     stride: u32,
@@ -20,8 +21,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let i = group.y * WORKGROUP + thread;
     if (i < p.dim) {
         var sum = 0.0;
-        for (var k = 0u; k < p.k; k++) {
-            sum += gates[group.x * p.k_stride + k] * y[(group.x * p.k + k) * p.stride + i];
+        for (var s = 0u; s < p.slots; s++) {
+            let own = y[(group.x * p.slots + s) * p.stride + i];
+            if (s < p.k) {
+                sum += gates[group.x * p.k_stride + s] * own;
+            } else {
+                sum += own;
+            }
         }
         x[group.x * p.stride + i] += sum;
     }

@@ -1,8 +1,8 @@
-// y[r, k] = W[ids[r, k]] · x[r, k] for many rows: every tile holds (row, slot) pairs of one expert, see group.wgsl. The grid has
+// y[r, s] = W x[r, s] for many rows, W of the expert that slot s is for: every tile holds (row, slot) pairs of one expert, see group.wgsl. The grid has
 // room for the most tiles that there can be; those past the end do nothing.
 struct Params {
     rows: u32,
-    k: u32,
+    slots: u32,
     ins: u32,
     outs: u32,
     w_stride: u32,
@@ -39,7 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
     let at = pairs.y + min(from_pair + FOUR, vec4<u32>(pairs.z - 1u));
     let pair = vec4<u32>(order[at.x], order[at.y], order[at.z], order[at.w]);
     let w_start = (expert * p.outs + min(o + FOUR, vec4<u32>(p.outs - 1u))) * p.w_stride;
-    let x_start = (pair / p.k) * p.x_stride + (pair % p.k) * p.x_step;
+    let x_start = (pair / p.slots) * p.x_stride + (pair % p.slots) * p.x_step;
     let sums = tile(w_start, x_start, p.ins);
     for (var j = 0u; j < 4u && from_pair + j < pairs.z; j++) {
         for (var i = 0u; i < 4u && o + i < p.outs; i++) {

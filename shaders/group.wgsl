@@ -1,11 +1,13 @@
 // Sorts the (row, slot) pairs by expert and cuts each expert's pairs into tiles, without a read-back:
 // tiles[t] = (expert, first pair, pairs, 0), pairs = 0 past the last tile; order = pair indices, expert by expert.
-// One workgroup; a thread takes whole experts, so the order does not depend on timing.
+// One workgroup; a thread takes whole experts, so the order does not depend on timing. Shared experts, from p.routed on, have a pair of
+// every row, in the slots after the p.k chosen ones.
 struct Params {
     rows: u32,
     k: u32,
     k_stride: u32,
     experts: u32,
+    routed: u32,
     tile: u32,
     tiles: u32,
 }
@@ -24,9 +26,10 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     if (closed()) {
         return;
     }
+    let slots = p.k + p.experts - p.routed;
     for (var e = thread; e < p.experts; e += WORKGROUP) {
-        var count = 0u;
-        for (var row = 0u; row < p.rows; row++) {
+        var count = select(0u, p.rows, e >= p.routed);
+        for (var row = 0u; row < p.rows && e < p.routed; row++) {
             for (var k = 0u; k < p.k; k++) {
                 count += select(0u, 1u, ids[row * p.k_stride + k] == e);
             }
@@ -51,9 +54,13 @@ fn main(@builtin(local_invocation_index) thread: u32) {
         }
         var next = first;
         for (var row = 0u; row < p.rows; row++) {
+            if (e >= p.routed) {
+                order[first + row] = row * slots + p.k + e - p.routed;
+                continue;
+            }
             for (var k = 0u; k < p.k; k++) {
                 if (ids[row * p.k_stride + k] == e) {
-                    order[next] = row * p.k + k;
+                    order[next] = row * slots + k;
                     next++;
                 }
             }

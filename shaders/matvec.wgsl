@@ -32,7 +32,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let b = group.z;
     // Teams past the last output work on the last one: every thread reaches the barriers.
     let w_start = (p.w_start + b * p.w_step + min(o, p.outs - 1u)) * p.w_stride;
-    let sum = team_dot(w_start, row * p.x_stride + p.x_start + b * p.x_step, p.ins, thread);
+    let sum = team_sum(team_part(w_start, row * p.x_stride + p.x_start + b * p.x_step, p.ins, thread), thread);
     if (thread % LANES == 0u && o < p.outs) {
         let at = row * p.y_stride + p.y_start + b * p.y_step + o;
         y[at] = sum + select(0.0, y[at], p.add != 0u);

@@ -61,7 +61,9 @@ pub enum Link {
     Reduce,
     /// `Best`, `is_better`, `reduce_best`: the largest value of a workgroup with its id.
     Best,
-    /// `team_dot`: a dot product shared by [`Tier::lanes`] threads.
+    /// `team_sum`: a sum over [`Tier::lanes`] threads.
+    TeamSum,
+    /// `team_part`: a thread's part of a dot product that its team shares.
     TeamDot,
     /// `tile`: 4 × 4 dot products of one thread.
     Tile,
@@ -69,6 +71,8 @@ pub enum Link {
     Weight,
     /// `rope_angle`, `rope_turn`: rotary position embedding of one pair.
     RopeTurn,
+    /// `slot_expert`: the expert that a row's slot is for.
+    Slot,
     /// `cache_slot`, `cache_start`: where a row's sequence lies in the cache.
     Cache,
     /// `state_row`: where a row's state lies.

@@ -128,16 +128,17 @@ fn a_closed_gate_keeps_out_what_depends_on_it() {
         let mut backend = devices::open(&options);
         let gate = *backend.gate();
         let mut tensor = |what, rows, cols| backend.tensor(what, Dtype::F32, rows, cols).expect("a small tensor");
-        let (act, x, y, one) = (tensor("act", 1, 8), tensor("x", 1, 4), tensor("y", 1, 4), tensor("one", 1, 4));
+        let (act, x, y, one) = (tensor("act", 1, 8), tensor("x", 1, 4), tensor("y", 1, 4), tensor("one", 3, 4));
+        let normed = tensor("normed", 1, 4);
         let states = States { h: tensor("h", 1, 4), e: tensor("e", 1, 4), context: 1 };
         let table = backend.tensor("list", Dtype::U32, 1, 4).expect("a small tensor");
         let mut pass = backend.pass();
         pass.gated();
         let (list, gating) = (RowList { table, first: 0, rows: 1 }, Gating { act: &act, gate: &gate, pass_index: 5 });
-        inject(&mut pass, list, &states, &one, &one, gating, &x).expect("recorded");
+        inject(&mut pass, list, &states, &one, gating, &x, &normed).expect("recorded");
         rmsnorm::rmsnorm(&mut pass, &one, &one, &y, 1).expect("recorded");
         let plan = backend.plan(pass).expect("a plan");
-        backend.write(&one, 0, &[1.0; 4]).expect("written");
+        backend.write(&one, 0, &[1.0; 12]).expect("written");
         for (running, found) in [(0.0, 0.0), (1.0, 1.0), (0.0, 2.0)] {
             // What y holds beforehand stays where the gate is closed.
             backend.write(&act, 7, &[running]).expect("written");

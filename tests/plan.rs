@@ -226,7 +226,7 @@ fn untrained_models_run_alike_on_all_devices() {
         let mut different = runs[0].1.clone();
         different.sort_unstable();
         different.dedup();
-        assert!(different.len() > 12, "{dtype}: {different:?}");
+        assert!(different.len() > 8, "{dtype}: {different:?}");
     }
 }
 

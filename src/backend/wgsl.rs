@@ -15,6 +15,7 @@ pub fn source(kernel: &dyn AnyKernel, tier: &Tier, precision: Precision) -> Stri
             Link::Reduce if tier.subgroups => include_str!("../../shaders/link/reduce_subgroup.wgsl"),
             Link::Reduce => include_str!("../../shaders/link/reduce_workgroup.wgsl"),
             Link::Best => include_str!("../../shaders/link/best.wgsl"),
+            Link::TeamSum => include_str!("../../shaders/link/team_sum.wgsl"),
             Link::TeamDot => include_str!("../../shaders/link/team_dot.wgsl"),
             Link::Tile => include_str!("../../shaders/link/tile_direct.wgsl"),
             Link::Weight => match precision {
@@ -24,6 +25,7 @@ pub fn source(kernel: &dyn AnyKernel, tier: &Tier, precision: Precision) -> Stri
                 Precision::Q4 => include_str!("../../shaders/link/weight_q4.wgsl"),
             },
             Link::RopeTurn => include_str!("../../shaders/link/rope_turn.wgsl"),
+            Link::Slot => include_str!("../../shaders/link/slot.wgsl"),
             Link::Cache => include_str!("../../shaders/link/cache.wgsl"),
             Link::State => include_str!("../../shaders/link/state.wgsl"),
             Link::Gate => include_str!("../../shaders/link/gate.wgsl"),

@@ -1,15 +1,18 @@
-//! The experts' outputs, weighed: x\[r\] += Σ_k gates\[r, k\] · y\[r · K + k\]        x: (rows, dim), y: (rows · K, dim), gates: (rows, K)
+//! The experts' outputs, weighed: x\[r\] += Σ_s gate\[r, s\] · y\[r · slots + s\]        x: (rows, dim), y: (rows · slots, dim)
+//!
+//! gates: (rows, K); the slots after the K chosen ones belong to shared experts and count 1.
 
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernel::{Kernel, Link, Twin, f32s};
+use crate::kernels::experts::Slots;
 use crate::kernels::{expect, expect_room};
 use crate::params;
 use crate::tensor::Tensor;
 
 params! {
     /// Parameters.
-    Params { rows: u32, k: u32, dim: u32, k_stride: u32, stride: u32 }
+    Params { rows: u32, k: u32, slots: u32, dim: u32, k_stride: u32, stride: u32 }
 }
 
 /// The kernel.
@@ -24,22 +27,29 @@ pub const COMBINE: Kernel<Params, 2, 1> = Kernel {
 };
 
 fn twin(p: &Params, [y, gates]: [&[f32]; 2], [x]: [&mut [f32]; 1]) {
-    let (dim, stride, k) = (p.dim as usize, p.stride as usize, p.k as usize);
+    let (dim, stride, k, slots) = (p.dim as usize, p.stride as usize, p.k as usize, p.slots as usize);
     for row in 0..p.rows as usize {
         let gates = &gates[row * p.k_stride as usize..][..k];
         let x = &mut x[row * stride..][..dim];
-        for (slot, gate) in gates.iter().enumerate() {
-            x.iter_mut().zip(&y[(row * k + slot) * stride..]).for_each(|(x, y)| *x += gate * y);
+        for (slot, gate) in gates.iter().chain(std::iter::repeat(&1.0)).take(slots).enumerate() {
+            x.iter_mut().zip(&y[(row * slots + slot) * stride..]).for_each(|(x, y)| *x += gate * y);
         }
     }
 }
 
 /// Records the sum for `rows` rows.
-pub fn combine(pass: &mut Pass, y: &Tensor, gates: &Tensor, x: &Tensor, rows: usize) -> Result<()> {
+pub fn combine(pass: &mut Pass, slots: &Slots, y: &Tensor, x: &Tensor, rows: usize) -> Result<()> {
+    let gates = &slots.gates;
     expect("combine", "columns of y", x.cols, y.cols)?;
-    expect_room("combine", "rows of y", rows * gates.cols, y.rows)?;
+    expect_room("combine", "rows of y", rows * slots.count(), y.rows)?;
     expect_room("combine", "rows of x and gates", rows, x.rows.min(gates.rows))?;
-    let params =
-        Params { rows: rows as u32, k: gates.cols as u32, dim: x.cols as u32, k_stride: gates.stride as u32, stride: x.stride as u32 };
+    let params = Params {
+        rows: rows as u32,
+        k: gates.cols as u32,
+        slots: slots.count() as u32,
+        dim: x.cols as u32,
+        k_stride: gates.stride as u32,
+        stride: x.stride as u32,
+    };
     pass.dispatch(&COMBINE, params, [y, gates], [x])
 }

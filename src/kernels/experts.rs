@@ -1,49 +1,75 @@
-//! Expert matrices for few rows: y\[r, k\] = W\[ids\[r, k\]\] · x\[r, k\]        W: (experts · outs, ins)
+//! The experts of a mixture, few rows at a time: every (row, slot) has an expert, found on the device and without a read-back
 //!
-//! The matrix of each slot is found through the router's choice, in one dispatch and without a read-back. Row (r, k) of y is row
-//! r · K + k; x\[r, k\] is row r (all slots share it: gate and up) or row r · K + k (down).
+//! - up: y\[r, s\] = silu(G x\[r\]) ⊙ (U x\[r\])        \[G; U\]: (2 · outs, ins) of the slot's expert
+//! - down: y\[r\] += Σ_s gate\[r, s\] · W x\[r, s\]        W: (outs, ins)
+//!
+//! The first K slots of a row are the router's choice. A shared expert always fires: those after them belong to the shared experts, which
+//! lie behind the routed ones and whose gate is 1. Row (r, s) of a tensor is row r · slots + s. Many rows go to
+//! [`experts_grouped`](super::experts_grouped).
 
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::kernel::{Kernel, Link, Twin, f32s, u32s, weights, words};
+use crate::kernel::words;
+use crate::kernels::experts_down::EXPERTS_DOWN;
+use crate::kernels::experts_up::EXPERTS_UP;
 use crate::kernels::product::{Rows, Weights, product};
+use crate::kernels::swiglu::swiglu_row;
 use crate::kernels::{expect, expect_room};
 use crate::params;
 use crate::precision::Precision;
 use crate::tensor::{Matrix, Tensor, stride};
 
 params! {
-    /// Parameters of one part of W, which holds experts `first..first + count`. `ins`, `w_stride`, `x_stride` and `x_step` count
-    /// `vec4`s.
+    /// Parameters of one part of the matrices, which holds experts `first..first + count`. `ins`, `w_stride` and `x_stride` count `vec4`s.
     Params {
-        rows: u32, k: u32, ins: u32, outs: u32, w_stride: u32, k_stride: u32,
-        x_stride: u32, x_step: u32, y_stride: u32,
+        rows: u32, slots: u32, k: u32, routed: u32, ins: u32, outs: u32,
+        w_stride: u32, k_stride: u32, x_stride: u32, y_stride: u32,
         first: u32, count: u32,
     }
 }
 
-/// The kernel.
-pub const EXPERTS: Kernel<Params, 4, 1> = Kernel {
-    name: "experts",
-    body: include_str!("../../shaders/experts.wgsl"),
-    links: &[Link::Gate, Link::Weight, Link::TeamDot],
-    reads: [weights("w"), u32s("scales"), f32s("x"), u32s("ids")],
-    writes: [f32s("y")],
-    grid: |p, tier| [(p.outs as usize).div_ceil((tier.workgroup / tier.lanes) as usize), p.rows as usize, p.k as usize],
-    twin: Twin::Weights(twin),
-};
+impl Params {
+    /// The (row, slot) pairs of the experts that lie in this part, expert by expert.
+    fn pairs(&self, ids: &[f32]) -> Vec<(u32, u32)> {
+        let expert = |pair: u32| match pair % self.slots {
+            slot if slot < self.k => words(ids)[(pair / self.slots * self.k_stride + slot) as usize],
+            slot => self.routed + slot - self.k,
+        };
+        let here = self.first..self.first + self.count;
+        let pairs = (0..self.rows * self.slots).map(|pair| (expert(pair), pair));
+        let mut pairs: Vec<(u32, u32)> = pairs.filter(|(expert, _)| here.contains(expert)).collect();
+        pairs.sort();
+        pairs
+    }
+}
 
-fn twin(p: &Params, precision: Precision, [data, scales, x, ids]: [&[f32]; 4], [y]: [&mut [f32]; 1]) {
+pub(super) fn up(p: &Params, precision: Precision, [data, scales, x, ids]: [&[f32]; 4], [y]: [&mut [f32]; 1]) {
     let w = Weights { precision, data, scales, stride: 4 * p.w_stride as usize, first: 0 };
-    let (ins, outs, k) = (4 * p.ins as usize, p.outs as usize, p.k as usize);
-    let expert = |pair: u32| words(ids)[pair as usize / k * p.k_stride as usize + pair as usize % k];
-    let from = |pair: usize| 4 * (pair / k * p.x_stride as usize + pair % k * p.x_step as usize);
-    let mut pairs: Vec<u32> = (0..p.rows * p.k).filter(|pair| (p.first..p.first + p.count).contains(&expert(*pair))).collect();
-    pairs.sort_by_key(|pair| expert(*pair));
+    let (ins, outs) = (4 * p.ins as usize, p.outs as usize);
+    let from = |pair: usize| pair / p.slots as usize * 4 * p.x_stride as usize;
     let mut work = Work::default();
-    for pairs in pairs.chunk_by(|a, b| expert(*a) == expert(*b)) {
-        let w = w.skip_rows((expert(pairs[0]) - p.first) as usize * outs);
-        work.run(pairs, (ins, outs), (x, from), w, (y, p.y_stride as usize));
+    for pairs in p.pairs(ids).chunk_by(|a, b| a.0 == b.0) {
+        let w = w.skip_rows((pairs[0].0 - p.first) as usize * 2 * outs);
+        let pairs: Vec<u32> = pairs.iter().map(|(_, pair)| *pair).collect();
+        work.run(&pairs, (ins, 2 * outs), (x, from), w, |pair, gate_up| {
+            swiglu_row(gate_up, &mut y[pair * p.y_stride as usize..][..outs]);
+        });
+    }
+}
+
+pub(super) fn down(p: &Params, precision: Precision, [data, scales, x, ids, gates]: [&[f32]; 5], [y]: [&mut [f32]; 1]) {
+    let w = Weights { precision, data, scales, stride: 4 * p.w_stride as usize, first: 0 };
+    let (ins, outs) = (4 * p.ins as usize, p.outs as usize);
+    let from = |pair: usize| pair * 4 * p.x_stride as usize;
+    let mut work = Work::default();
+    for pairs in p.pairs(ids).chunk_by(|a, b| a.0 == b.0) {
+        let w = w.skip_rows((pairs[0].0 - p.first) as usize * outs);
+        let pairs: Vec<u32> = pairs.iter().map(|(_, pair)| *pair).collect();
+        work.run(&pairs, (ins, outs), (x, from), w, |pair, result| {
+            let (row, slot) = (pair / p.slots as usize, pair % p.slots as usize);
+            let gate = if slot < p.k as usize { gates[row * p.k_stride as usize + slot] } else { 1.0 };
+            y[row * p.y_stride as usize..].iter_mut().zip(result).for_each(|(y, result)| *y += gate * result);
+        });
     }
 }
 
@@ -55,14 +81,14 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// y\[pair\] = w · x\[pair\] for pairs of one expert, whose weights are so read once. `from` says where a pair's x starts.
+    /// w · x\[pair\] for pairs of one expert, whose weights are so read once. `from` says where a pair's x starts, `take` gets each result.
     pub fn run(
         &mut self,
         pairs: &[u32],
         (ins, outs): (usize, usize),
         (x, from): (&[f32], impl Fn(usize) -> usize),
         w: Weights,
-        (y, y_stride): (&mut [f32], usize),
+        mut take: impl FnMut(usize, &[f32]),
     ) {
         self.x.clear();
         pairs.iter().for_each(|pair| self.x.extend_from_slice(&x[from(*pair as usize)..][..ins]));
@@ -70,53 +96,84 @@ impl Work {
         let rows = |stride| Rows { start: 0, stride };
         product((pairs.len(), ins, outs), (&self.x, rows(ins)), w, (&mut self.y, rows(outs)), false);
         for (pair, result) in pairs.iter().zip(self.y.chunks_exact(outs)) {
-            y[*pair as usize * y_stride..][..outs].copy_from_slice(result);
+            take(*pair as usize, result);
         }
     }
 }
 
-/// The shapes that both expert kernels share: (outs, ins, x_stride, x_step), the last two in words.
-pub(super) fn shapes(
-    name: &str,
-    w: &Matrix,
-    experts: usize,
-    x: &Tensor,
-    y: &Tensor,
-    rows: usize,
-    k: usize,
-) -> Result<(usize, usize, usize, usize)> {
-    expect(name, "rows of W", experts * y.cols, w.rows)?;
-    expect(name, "columns of W", x.cols, w.cols)?;
-    expect_room(name, "rows of y", rows * k, y.rows)?;
-    // x has a row for every slot, or one that all slots share: its capacity says which, as y's does.
-    let shared = x.rows * k == y.rows;
-    if !shared {
-        expect(name, "rows of x", y.rows, x.rows)?;
-    }
-    let (x_stride, x_step) = if shared { (x.stride, 0) } else { (k * x.stride, x.stride) };
-    Ok((y.cols, stride(w.cols), x_stride, x_step))
+/// Which experts the rows' slots are for.
+#[derive(Clone, Copy, Debug)]
+pub struct Slots {
+    /// The router's choice: (rows, K) of u32.
+    pub ids: Tensor,
+    /// How much each counts: (rows, K).
+    pub gates: Tensor,
+    /// Experts to choose from.
+    pub routed: usize,
+    /// Experts that always fire, behind them.
+    pub shared: usize,
 }
 
-/// Records the product for `rows` rows.
-pub fn experts(pass: &mut Pass, w: &Matrix, experts: usize, x: &Tensor, ids: &Tensor, y: &Tensor, rows: usize) -> Result<()> {
-    let (outs, ins, x_stride, x_step) = shapes("experts", w, experts, x, y, rows, ids.cols)?;
-    expect_room("experts", "rows of ids", rows, ids.rows)?;
-    pass.touch(w.bytes(rows.saturating_mul(ids.cols).min(experts) * outs));
-    for (first, part) in w.parts() {
-        let params = Params {
+impl Slots {
+    /// Slots of a row.
+    pub fn count(&self) -> usize {
+        self.ids.cols + self.shared
+    }
+
+    /// Experts in all.
+    pub fn experts(&self) -> usize {
+        self.routed + self.shared
+    }
+
+    /// Experts that `rows` rows can have, at most.
+    pub(super) fn most(&self, rows: usize) -> usize {
+        rows.saturating_mul(self.ids.cols).min(self.routed) + self.shared
+    }
+
+    fn params(&self, w: &Matrix, (first, part_rows): (usize, usize), of_expert: usize, x: &Tensor, y: &Tensor, rows: usize) -> Params {
+        Params {
             rows: rows as u32,
-            k: ids.cols as u32,
-            ins: (ins / 4) as u32,
-            outs: outs as u32,
+            slots: self.count() as u32,
+            k: self.ids.cols as u32,
+            routed: self.routed as u32,
+            ins: (stride(w.cols) / 4) as u32,
+            outs: y.cols as u32,
             w_stride: (w.stride() / 4) as u32,
-            k_stride: ids.stride as u32,
-            x_stride: (x_stride / 4) as u32,
-            x_step: (x_step / 4) as u32,
+            k_stride: self.ids.stride as u32,
+            x_stride: (x.stride / 4) as u32,
             y_stride: y.stride as u32,
-            first: (first / outs) as u32,
-            count: (part.data.rows / outs) as u32,
-        };
-        pass.dispatch(&EXPERTS, params, [&part.data, &part.scales, x, ids], [y])?;
+            first: (first / of_expert) as u32,
+            count: (part_rows / of_expert) as u32,
+        }
+    }
+}
+
+/// Records the first half of the experts for `rows` rows. A weight in several parts takes one dispatch a part.
+pub fn experts_up(pass: &mut Pass, w: &Matrix, slots: &Slots, x: &Tensor, y: &Tensor, rows: usize) -> Result<()> {
+    let (name, of_expert) = ("experts_up", 2 * y.cols);
+    expect(name, "rows of W", slots.experts() * of_expert, w.rows)?;
+    expect(name, "columns of W", x.cols, w.cols)?;
+    expect_room(name, "rows of y", rows * slots.count(), y.rows)?;
+    expect_room(name, "rows of x and ids", rows, x.rows.min(slots.ids.rows))?;
+    pass.touch(w.bytes(slots.most(rows) * of_expert));
+    for (first, part) in w.parts() {
+        let params = slots.params(w, (first, part.data.rows), of_expert, x, y, rows);
+        pass.dispatch(&EXPERTS_UP, params, [&part.data, &part.scales, x, &slots.ids], [y])?;
+    }
+    Ok(())
+}
+
+/// Records the second half of the experts for `rows` rows.
+pub fn experts_down(pass: &mut Pass, w: &Matrix, slots: &Slots, x: &Tensor, y: &Tensor, rows: usize) -> Result<()> {
+    let (name, of_expert) = ("experts_down", y.cols);
+    expect(name, "rows of W", slots.experts() * of_expert, w.rows)?;
+    expect(name, "columns of W", x.cols, w.cols)?;
+    expect_room(name, "rows of x", rows * slots.count(), x.rows)?;
+    expect_room(name, "rows of y, ids and gates", rows, y.rows.min(slots.ids.rows).min(slots.gates.rows))?;
+    pass.touch(w.bytes(slots.most(rows) * of_expert));
+    for (first, part) in w.parts() {
+        let params = slots.params(w, (first, part.data.rows), of_expert, x, y, rows);
+        pass.dispatch(&EXPERTS_DOWN, params, [&part.data, &part.scales, x, &slots.ids, &slots.gates], [y])?;
     }
     Ok(())
 }

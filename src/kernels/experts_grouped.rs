@@ -1,23 +1,24 @@
-//! Expert matrices for many rows: y\[r, k\] = W\[ids\[r, k\]\] · x\[r, k\], tile by tile of one expert's pairs (see [`group`](super::group))
+//! Expert matrices for many rows: y\[r, s\] = W x\[r, s\], tile by tile of one expert's (row, slot) pairs (see [`group`](super::group))
 //!
-//! The same product as [`experts`](super::experts), with the weights of an expert read once a tile instead of once a row.
+//! W: (experts · outs, ins). The weights of an expert are read once a tile, instead of once a row as in [`experts`](super::experts).
+//! x\[r, s\] is row r (all slots share it: gate and up) or row r · slots + s (down).
 
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernel::{Kernel, Link, Twin, f32s, u32s, weights, words};
-use crate::kernels::expect_room;
-use crate::kernels::experts::{Work, shapes};
+use crate::kernels::experts::{Slots, Work};
 use crate::kernels::group::most_tiles;
 use crate::kernels::product::Weights;
+use crate::kernels::{expect, expect_room};
 use crate::params;
 use crate::precision::Precision;
-use crate::tensor::{Matrix, Tensor};
+use crate::tensor::{Matrix, Tensor, stride};
 
 params! {
     /// Parameters of one part of W, which holds experts `first..first + count`. `ins`, `w_stride`, `x_stride` and `x_step` count
     /// `vec4`s.
     Params {
-        rows: u32, k: u32, ins: u32, outs: u32, w_stride: u32,
+        rows: u32, slots: u32, ins: u32, outs: u32, w_stride: u32,
         x_stride: u32, x_step: u32, y_stride: u32,
         first: u32, count: u32, tiles: u32,
     }
@@ -36,13 +37,17 @@ pub const EXPERTS_GROUPED: Kernel<Params, 5, 1> = Kernel {
 
 fn twin(p: &Params, precision: Precision, [data, scales, x, tiles, order]: [&[f32]; 5], [y]: [&mut [f32]; 1]) {
     let w = Weights { precision, data, scales, stride: 4 * p.w_stride as usize, first: 0 };
-    let (ins, outs, k) = (4 * p.ins as usize, p.outs as usize, p.k as usize);
-    let from = |pair: usize| 4 * (pair / k * p.x_stride as usize + pair % k * p.x_step as usize);
+    let (ins, outs, slots) = (4 * p.ins as usize, p.outs as usize, p.slots as usize);
+    let from = |pair: usize| 4 * (pair / slots * p.x_stride as usize + pair % slots * p.x_step as usize);
+    let tiles: &[[u32; 4]] = bytemuck::cast_slice(words(tiles));
     let mut work = Work::default();
-    for tile in words(tiles).chunks_exact(4).take(p.tiles as usize).filter(|tile| tile[2] > 0) {
-        let pairs = &words(order)[tile[1] as usize..][..tile[2] as usize];
-        let Some(expert) = (tile[0] as usize).checked_sub(p.first as usize).filter(|e| *e < p.count as usize) else { continue };
-        work.run(pairs, (ins, outs), (x, from), w.skip_rows(expert * outs), (y, p.y_stride as usize));
+    // Tiles of one expert follow each other, and so do their pairs.
+    for tiles in tiles[..p.tiles as usize].chunk_by(|a, b| a[0] == b[0]) {
+        let Some(expert) = (tiles[0][0] as usize).checked_sub(p.first as usize).filter(|e| *e < p.count as usize) else { continue };
+        let pairs = &words(order)[tiles[0][1] as usize..][..tiles.iter().map(|tile| tile[2] as usize).sum()];
+        work.run(pairs, (ins, outs), (x, from), w.skip_rows(expert * outs), |pair, result| {
+            y[pair * p.y_stride as usize..][..outs].copy_from_slice(result);
+        });
     }
 }
 
@@ -51,32 +56,32 @@ fn twin(p: &Params, precision: Precision, [data, scales, x, tiles, order]: [&[f3
 pub struct Groups<'a> {
     /// (tiles, 4).
     pub tiles: &'a Tensor,
-    /// (1, rows · K).
+    /// (1, rows · slots).
     pub order: &'a Tensor,
     /// Pairs of a tile at most; the tier's tile.
     pub tile: usize,
 }
 
-/// Records the product for `rows` rows with K slots each.
-#[allow(clippy::too_many_arguments)]
-pub fn experts_grouped(
-    pass: &mut Pass,
-    w: &Matrix,
-    experts: usize,
-    x: &Tensor,
-    groups: Groups,
-    k: usize,
-    y: &Tensor,
-    rows: usize,
-) -> Result<()> {
-    let (outs, ins, x_stride, x_step) = shapes("experts_grouped", w, experts, x, y, rows, k)?;
-    let tiles = most_tiles(rows * k, experts, groups.tile);
-    expect_room("experts_grouped", "rows of tiles", tiles, groups.tiles.rows)?;
-    pass.touch(w.bytes(rows.saturating_mul(k).min(experts) * outs));
+/// Records the product for `rows` rows.
+pub fn experts_grouped(pass: &mut Pass, w: &Matrix, slots: &Slots, x: &Tensor, groups: Groups, y: &Tensor, rows: usize) -> Result<()> {
+    let name = "experts_grouped";
+    let (outs, ins, experts) = (y.cols, stride(w.cols), slots.experts());
+    expect(name, "rows of W", experts * outs, w.rows)?;
+    expect(name, "columns of W", x.cols, w.cols)?;
+    expect_room(name, "rows of y", rows * slots.count(), y.rows)?;
+    // x has a row for every slot, or one that all slots share: its capacity says which, as y's does.
+    let one = x.rows * slots.count() == y.rows;
+    if !one {
+        expect(name, "rows of x", y.rows, x.rows)?;
+    }
+    let (x_stride, x_step) = if one { (x.stride, 0) } else { (slots.count() * x.stride, x.stride) };
+    let tiles = most_tiles(rows * slots.count(), experts, groups.tile);
+    expect_room(name, "rows of tiles", tiles, groups.tiles.rows)?;
+    pass.touch(w.bytes(slots.most(rows) * outs));
     for (first, part) in w.parts() {
         let params = Params {
             rows: rows as u32,
-            k: k as u32,
+            slots: slots.count() as u32,
             ins: (ins / 4) as u32,
             outs: outs as u32,
             w_stride: (w.stride() / 4) as u32,

@@ -1,6 +1,9 @@
-//! Input injection at loop t: x = RMSNorm(h + loop_emb(t) + e) · gain
+//! Input injection at loop t, and the norm that the block starts with:
 //!
-//! h, e: (sequences · context, dim), loop_emb: (loops, dim), x: (rows, dim).
+//! - x = RMSNorm(h + loop_emb(t) + e) · gain
+//! - normed = RMSNorm(x) · attn_gain
+//!
+//! h, e: (sequences · context, dim), x, normed: (rows, dim); table: (2 + loops, dim) of gain, attn_gain, loop_emb(0), loop_emb(1), …
 //!
 //! It stands first in a pass, and so it also decides whether the pass is needed: where no token in flight runs on (see
 //! [`halt`](super::halt)), it closes the gate for the kernels that follow. So a pass can be handed to the device before it is known
@@ -21,17 +24,17 @@ params! {
 }
 
 /// The kernel.
-pub const INJECT: Kernel<Params, 6, 2> = Kernel {
+pub const INJECT: Kernel<Params, 5, 3> = Kernel {
     name: "inject",
     body: include_str!("../../shaders/inject.wgsl"),
     links: &[Link::Reduce, Link::State],
-    reads: [u32s("list"), f32s("h"), f32s("e"), f32s("loop_emb"), f32s("gain"), f32s("act")],
-    writes: [f32s("x"), u32s("gate")],
+    reads: [u32s("list"), f32s("h"), f32s("e"), f32s("table"), f32s("act")],
+    writes: [f32s("x"), f32s("normed"), u32s("gate")],
     grid: |p, _| [p.rows as usize, 1, 1],
     twin: Twin::Plain(twin),
 };
 
-fn twin(p: &Params, [list, h, e, loop_emb, gain, act]: [&[f32]; 6], [x, gate]: [&mut [f32]; 2]) {
+fn twin(p: &Params, [list, h, e, table, act]: [&[f32]; 5], [x, normed, gate]: [&mut [f32]; 3]) {
     let live = act.chunks_exact(ACT).take(p.places as usize).any(|place| place[RUNNING] > 0.0);
     let gate = words_mut(gate);
     (gate[GATE_LIVE], gate[GATE_MARKS + p.pass_index as usize]) = (live.into(), live.into());
@@ -39,14 +42,17 @@ fn twin(p: &Params, [list, h, e, loop_emb, gain, act]: [&[f32]; 6], [x, gate]: [
         return;
     }
     let (dim, stride) = (p.dim as usize, p.stride as usize);
+    let (gain, attn_gain) = (&table[..dim], &table[stride..][..dim]);
     let mut sums = Vec::with_capacity(dim);
     for row in 0..p.rows as usize {
         let info = row_info(list, p.list + row as u32);
-        let emb = &loop_emb[info.at_loop * stride..][..dim];
+        let emb = &table[(2 + info.at_loop) * stride..][..dim];
         let state = info.state(p.context) * stride;
         sums.clear();
         sums.extend(h[state..][..dim].iter().zip(&e[state..]).zip(emb).map(|((h, e), emb)| h + emb + e));
-        normalise(&sums, gain, p.eps, &mut x[row * stride..][..dim]);
+        let x = &mut x[row * stride..][..dim];
+        normalise(&sums, gain, p.eps, x);
+        normalise(x, attn_gain, p.eps, &mut normed[row * stride..][..dim]);
     }
 }
 
@@ -62,12 +68,12 @@ pub struct Gating<'a> {
 }
 
 /// Records the injection for the listed rows.
-pub fn inject(pass: &mut Pass, list: RowList, states: &States, loop_emb: &Tensor, gain: &Tensor, gating: Gating, x: &Tensor) -> Result<()> {
-    for tensor in [&states.h, &states.e, loop_emb, gain] {
+pub fn inject(pass: &mut Pass, list: RowList, states: &States, table: &Tensor, gating: Gating, x: &Tensor, normed: &Tensor) -> Result<()> {
+    for tensor in [&states.h, &states.e, table, normed] {
         expect("inject", "columns", x.cols, tensor.cols)?;
     }
     expect("inject", "columns of act", ACT, gating.act.cols)?;
-    expect_room("inject", "rows", list.rows, x.rows)?;
+    expect_room("inject", "rows", list.rows, x.rows.min(normed.rows))?;
     expect_room("inject", "marks", GATE_MARKS + gating.pass_index + 1, gating.gate.cols)?;
     let params = Params {
         rows: list.rows as u32,
@@ -80,5 +86,5 @@ pub fn inject(pass: &mut Pass, list: RowList, states: &States, loop_emb: &Tensor
         eps: EPS,
     };
     let States { h, e, .. } = states;
-    pass.dispatch(&INJECT, params, [&list.table, h, e, loop_emb, gain, gating.act], [x, gating.gate])
+    pass.dispatch(&INJECT, params, [&list.table, h, e, table, gating.act], [x, normed, gating.gate])
 }

@@ -7,7 +7,7 @@ use crate::kernels::linear::{Params, twin};
 pub const MATVEC: Kernel<Params, 3, 1> = Kernel {
     name: "matvec",
     body: include_str!("../../shaders/matvec.wgsl"),
-    links: &[Link::Gate, Link::Weight, Link::TeamDot],
+    links: &[Link::Gate, Link::Weight, Link::TeamDot, Link::TeamSum],
     reads: [weights("w"), u32s("scales"), f32s("x")],
     writes: [f32s("y")],
     grid: |p, tier| [(p.outs as usize).div_ceil((tier.workgroup / tier.lanes) as usize), p.rows as usize, p.batch as usize],

@@ -5,11 +5,14 @@
 //! (a token, or a place), sequence, position and loop, and everything that depends on these is a look-up by row.
 
 pub mod attention;
+pub mod attention_merge;
 pub mod begin;
 pub mod combine;
 pub mod embed;
 pub mod experts;
+pub mod experts_down;
 pub mod experts_grouped;
+pub mod experts_up;
 pub mod fork;
 pub mod group;
 pub mod halt;
@@ -22,7 +25,7 @@ pub mod noise;
 mod product;
 pub mod recur;
 pub mod rmsnorm;
-pub mod rope;
+mod rope;
 pub mod router;
 pub mod store_kv;
 pub mod store_latent;
@@ -37,14 +40,15 @@ use crate::tensor::{Segmented, Tensor};
 /// Every kernel, for tests that go over all of them.
 pub const ALL: [&dyn AnyKernel; 23] = [
     &attention::ATTENTION,
+    &attention_merge::ATTENTION_MERGE,
     &begin::BEGIN,
     &combine::COMBINE,
     &embed::EMBED,
-    &experts::EXPERTS,
+    &experts_down::EXPERTS_DOWN,
     &experts_grouped::EXPERTS_GROUPED,
+    &experts_up::EXPERTS_UP,
     &fork::FORK,
     &group::GROUP,
-    &halt::HALT,
     &inject::INJECT,
     &matmul::MATMUL,
     &matvec::MATVEC,
@@ -52,7 +56,6 @@ pub const ALL: [&dyn AnyKernel; 23] = [
     &noise::NOISE,
     &recur::RECUR,
     &rmsnorm::RMSNORM,
-    &rope::ROPE,
     &router::ROUTER,
     &store_kv::STORE_KV,
     &store_latent::STORE_LATENT,

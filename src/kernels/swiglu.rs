@@ -28,10 +28,15 @@ pub const SWIGLU: Kernel<Params, 1, 1> = Kernel {
 fn twin(p: &Params, [x]: [&[f32]; 1], [y]: [&mut [f32]; 1]) {
     let dim = p.dim as usize;
     for row in 0..p.rows as usize {
-        let (gate, up) = x[row * p.x_stride as usize..][..2 * dim].split_at(dim);
-        for ((y, gate), up) in y[row * p.y_stride as usize..].iter_mut().zip(gate).zip(up) {
-            *y = gate / (1.0 + (-gate).exp()) * up;
-        }
+        swiglu_row(&x[row * p.x_stride as usize..][..2 * dim], &mut y[row * p.y_stride as usize..][..dim]);
+    }
+}
+
+/// One row.
+pub(super) fn swiglu_row(x: &[f32], y: &mut [f32]) {
+    let (gate, up) = x.split_at(y.len());
+    for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+        *y = gate / (1.0 + (-gate).exp()) * up;
     }
 }
 

@@ -8,12 +8,10 @@
 
 use crate::backend::{Backend, Pass};
 use crate::error::Result;
-use crate::kernels::attention::{Heads, attention};
-use crate::kernels::linear::{Columns, Into, PerHead, linear};
-use crate::kernels::rmsnorm::rmsnorm;
-use crate::kernels::rope::rope;
+use crate::kernels::attention::{Heads, Output, Queries, Spans, attention, span_columns};
+use crate::kernels::linear::{Columns, FEW_ROWS, Into, PerHead, linear};
 use crate::kernels::store_kv::store_kv;
-use crate::kernels::store_latent::store_latent;
+use crate::kernels::store_latent::{Gains, store_latent};
 use crate::kernels::transposed::transposed;
 use crate::kernels::{CacheTensor, RowList, Slot};
 use crate::model::config::{self, Config};
@@ -40,9 +38,8 @@ pub(crate) struct Mla {
     /// \[q_down; kv_down\]: (q_lora + kv_lora + rope, dim).
     down: Matrix,
     q_norm: Tensor,
-    /// A matrix a head: (heads · nope, q_lora).
-    q_up_nope: Matrix,
-    q_up_rope: Matrix,
+    /// \[q_up_nope; q_up_rope\]: (heads · nope + heads · rope, q_lora).
+    q_up: Matrix,
     kv_norm: Tensor,
     /// \[W_uk; W_uv\] a head: (heads · (nope + v), kv_lora).
     kv_up: Matrix,
@@ -57,8 +54,8 @@ pub(crate) struct Mla {
 #[derive(Clone, Copy)]
 pub(crate) struct GqaWork {
     qkv: Tensor,
-    q: Tensor,
     y: Tensor,
+    spans: Tensor,
 }
 
 /// Work tensors of latent attention.
@@ -66,11 +63,11 @@ pub(crate) struct GqaWork {
 pub(crate) struct MlaWork {
     down: Tensor,
     c_q: Tensor,
-    q_nope: Tensor,
-    q_rope: Tensor,
+    q_up: Tensor,
     q: Tensor,
     context: Tensor,
     y: Tensor,
+    spans: Tensor,
 }
 
 /// The work tensors of whichever kind the model has.
@@ -81,22 +78,24 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    /// Columns of each work tensor, named.
+    /// Columns of each work tensor, named; the last is for few rows only.
     fn widths(config: &Config) -> Vec<(&'static str, usize)> {
         let h = config.n_heads;
         match config.attention {
-            config::Attention::Gqa { n_kv_heads, head_dim } => {
-                vec![("qkv", (h + 2 * n_kv_heads) * head_dim), ("queries", h * head_dim), ("attention output", h * head_dim)]
-            }
+            config::Attention::Gqa { n_kv_heads, head_dim } => vec![
+                ("qkv", (h + 2 * n_kv_heads) * head_dim),
+                ("attention output", h * head_dim),
+                ("spans of attention", span_columns(h, head_dim)),
+            ],
             config::Attention::Mla { kv_lora_rank, q_lora_rank, rope, nope, v } => vec![
                 ("latents", q_lora_rank + kv_lora_rank + rope),
                 ("query latents", q_lora_rank),
+                ("queries", h * (nope + rope)),
+                ("absorbed queries", h * kv_lora_rank),
                 // Heads start at multiples of 4, so that a linear layer can read them as vec4.
-                ("q_nope", h * stride(nope)),
-                ("q_rope", h * rope),
-                ("queries", h * (kv_lora_rank + rope)),
                 ("latent context", h * stride(kv_lora_rank)),
                 ("attention output", h * v),
+                ("spans of attention", span_columns(h, kv_lora_rank)),
             ],
         }
     }
@@ -109,18 +108,20 @@ impl Work {
     /// Allocates them for `rows` rows.
     pub fn new(backend: &mut Backend, config: &Config, rows: usize) -> Result<Self> {
         let widths = Self::widths(config);
-        let mut next = widths.iter().map(|(what, width)| backend.tensor(what, Dtype::F32, rows, *width));
+        let last = widths.len() - 1;
+        let rows_of = |i: usize| if i == last { rows.min(FEW_ROWS) } else { rows };
+        let mut next = widths.iter().enumerate().map(|(i, (what, width))| backend.tensor(what, Dtype::F32, rows_of(i), *width));
         let mut tensor = || next.next().unwrap_or_else(|| Err(crate::error::Error::Usage { reason: "no such work tensor".into() }));
         Ok(match config.attention {
-            config::Attention::Gqa { .. } => Self::Gqa(GqaWork { qkv: tensor()?, q: tensor()?, y: tensor()? }),
+            config::Attention::Gqa { .. } => Self::Gqa(GqaWork { qkv: tensor()?, y: tensor()?, spans: tensor()? }),
             config::Attention::Mla { .. } => Self::Mla(MlaWork {
                 down: tensor()?,
                 c_q: tensor()?,
-                q_nope: tensor()?,
-                q_rope: tensor()?,
+                q_up: tensor()?,
                 q: tensor()?,
                 context: tensor()?,
                 y: tensor()?,
+                spans: tensor()?,
             }),
         })
     }
@@ -140,6 +141,8 @@ pub(crate) struct Step<'a> {
     pub x: &'a Tensor,
     /// Its normalised copy.
     pub normed: &'a Tensor,
+    /// How the positions that a row looks back on are shared out.
+    pub spans: Spans,
 }
 
 impl Attention {
@@ -154,7 +157,8 @@ impl Attention {
                 heads: Heads {
                     heads: h,
                     group: h / n_kv_heads,
-                    key_dim: head_dim,
+                    plain: 0,
+                    rope: head_dim,
                     key_step: head_dim,
                     value_dim: head_dim,
                     value_start: n_kv_heads * head_dim,
@@ -166,14 +170,14 @@ impl Attention {
             (config::Attention::Mla { kv_lora_rank, q_lora_rank, rope, nope, v }, Work::Mla(work)) => Ok(Self::Mla(Box::new(Mla {
                 down: loader.stacked(&[(name("q_down"), q_lora_rank), (name("kv_down"), kv_lora_rank + rope)], d)?,
                 q_norm: loader.small(&name("q_norm"), &[q_lora_rank])?,
-                q_up_nope: Self::load_heads(loader, name("q_up_nope"), (h * nope, q_lora_rank), nope)?,
-                q_up_rope: loader.stacked(&[(name("q_up_rope"), h * rope)], q_lora_rank)?,
+                q_up: loader.stacked(&[(name("q_up_nope"), h * nope), (name("q_up_rope"), h * rope)], q_lora_rank)?,
                 kv_norm: loader.small(&name("kv_norm"), &[kv_lora_rank])?,
-                kv_up: Self::load_heads(loader, name("kv_up"), (h * (nope + v), kv_lora_rank), nope + v)?,
+                kv_up: loader.stacked_heads(&[(name("kv_up"), h * (nope + v))], kv_lora_rank, nope + v)?,
                 heads: Heads {
                     heads: h,
                     group: h, // one latent serves all heads
-                    key_dim: kv_lora_rank + rope,
+                    plain: kv_lora_rank,
+                    rope,
                     key_step: 0,
                     value_dim: kv_lora_rank,
                     value_start: 0,
@@ -189,13 +193,6 @@ impl Attention {
         }
     }
 
-    /// A matrix a head, `rows` rows each, which stay together.
-    fn load_heads(loader: &mut Loader, name: String, (all, cols): (usize, usize), rows: usize) -> Result<Matrix> {
-        let matrix = loader.matrix(&[(name.clone(), all)], cols, (all, cols), rows)?;
-        loader.fill(&matrix, 0, &[name], (all, cols))?;
-        Ok(matrix)
-    }
-
     /// Records x += attention(normed).
     pub fn record(&self, pass: &mut Pass, step: Step) -> Result<()> {
         match self {
@@ -206,50 +203,43 @@ impl Attention {
 }
 
 impl Gqa {
-    fn record(&self, pass: &mut Pass, Step { list, whole: rows, slot, cache, angles, x, normed }: Step) -> Result<()> {
+    fn record(&self, pass: &mut Pass, Step { list, whole: rows, slot, cache, angles, x, normed, spans }: Step) -> Result<()> {
         let (work, heads, whole) = (&self.work, self.heads, RowList { rows, ..list });
-        let d = heads.key_dim;
+        let d = heads.rope;
         let (k_start, v_start) = (heads.heads * d, heads.heads * d + heads.value_start);
-        // [q | k | v] = [wq; wk; wv] x
+        // [q | k | v] = [wq; wk; wv] x;   cached: [RoPE(k) | v]
         linear(pass, &self.qkv, normed.into(), (&work.qkv).into(), list.rows, Into::Set)?;
-        // q = RoPE(q);   cached: [RoPE(k) | v]
-        rope(pass, whole, angles, heads.heads, columns(&work.qkv, 0, d), columns(&work.q, 0, d))?;
         store_kv(pass, list, angles, heads.heads / heads.group, &work.qkv, (k_start, v_start), cache, slot)?;
-        // x += wo attention(q)
-        attention(pass, whole, heads, &work.q, cache, slot, (&work.y, d))?;
+        // x += wo attention(RoPE(q))
+        let queries = Queries { plain: &work.qkv, turned: &work.qkv, start: 0, angles };
+        let output = Output { y: &work.y, head: d, spans: &work.spans };
+        attention(pass, whole, heads, queries, cache, slot, output, spans)?;
         linear(pass, &self.wo, (&work.y).into(), x.into(), rows, Into::Add)
     }
 }
 
 impl Mla {
-    fn record(&self, pass: &mut Pass, Step { list, whole: rows, slot, cache, angles, x, normed }: Step) -> Result<()> {
+    fn record(&self, pass: &mut Pass, Step { list, whole: rows, slot, cache, angles, x, normed, spans }: Step) -> Result<()> {
         let (h, work, whole) = (self.heads.heads, &self.work, RowList { rows, ..list });
-        let (key, rank, rope_dim) = (self.heads.key_dim, self.heads.value_dim, angles.cols);
-        let q_lora = self.q_norm.cols;
-        let nope = columns(&work.q_nope, 0, stride(self.nope));
-        let matrices = |w, start, step, outs| PerHead { w, batch: h, start, step, outs };
-        let uk = matrices(&self.kv_up, 0, self.nope + self.v, self.nope);
-        let uv = matrices(&self.kv_up, self.nope, self.nope + self.v, self.v);
-        // [q latent | c | r] = [q_down; kv_down] x;   c_q = RMSNorm(q latent)
+        let rank = self.heads.value_dim;
+        let per_head = |start, outs| PerHead { w: &self.kv_up, batch: h, start, step: self.nope + self.v, outs };
+        let (uk, uv) = (per_head(0, self.nope), per_head(self.nope, self.v));
+        // [q | c | r] = [q_down; kv_down] x;   c_q = RMSNorm(q),  cached: [RMSNorm(c) | RoPE(r)]
         linear(pass, &self.down, normed.into(), (&work.down).into(), list.rows, Into::Set)?;
-        rmsnorm(pass, &work.down, &self.q_norm, &work.c_q, rows)?;
-        // q_nope = q_up_nope c_q,  q_rope = q_up_rope c_q
-        let q_up_nope = matrices(&self.q_up_nope, 0, self.nope, self.nope);
-        linear(pass, q_up_nope, (&work.c_q).into(), nope, rows, Into::Set)?;
-        linear(pass, &self.q_up_rope, (&work.c_q).into(), (&work.q_rope).into(), rows, Into::Set)?;
-        // q = [W_ukᵀ q_nope | RoPE(q_rope)] per head
-        transposed(pass, uk, nope, columns(&work.q, 0, key), rows)?;
-        rope(pass, whole, angles, h, columns(&work.q_rope, 0, rope_dim), columns(&work.q, rank, key))?;
-        // cached: [RMSNorm(c) | RoPE(r)]
-        store_latent(pass, list, angles, &work.down, q_lora, &self.kv_norm, cache, slot)?;
-        attention(pass, whole, self.heads, &work.q, cache, slot, (&work.context, stride(rank)))?;
+        store_latent(pass, list, angles, &work.down, Gains { kv: &self.kv_norm, q: &self.q_norm }, cache, slot, &work.c_q)?;
+        // [q_nope | q_rope] = [q_up_nope; q_up_rope] c_q;   a head's query: [W_ukᵀ q_nope | RoPE(q_rope)]
+        linear(pass, &self.q_up, (&work.c_q).into(), (&work.q_up).into(), rows, Into::Set)?;
+        transposed(pass, uk, columns(&work.q_up, self.nope), columns(&work.q, rank), rows)?;
+        let queries = Queries { plain: &work.q, turned: &work.q_up, start: h * self.nope, angles };
+        let output = Output { y: &work.context, head: stride(rank), spans: &work.spans };
+        attention(pass, whole, self.heads, queries, cache, slot, output, spans)?;
         // y = W_uv Σ a c̄ per head;   x += wo y
-        linear(pass, uv, columns(&work.context, 0, stride(rank)), columns(&work.y, 0, self.v), rows, Into::Set)?;
+        linear(pass, uv, columns(&work.context, stride(rank)), columns(&work.y, self.v), rows, Into::Set)?;
         linear(pass, &self.wo, (&work.y).into(), x.into(), rows, Into::Add)
     }
 }
 
-/// Columns of heads: the first starts at `start`, each next one `step` later.
-fn columns(tensor: &Tensor, start: usize, step: usize) -> Columns<'_> {
-    Columns { tensor, start, step }
+/// Columns of heads, each `step` after the one before it.
+fn columns(tensor: &Tensor, step: usize) -> Columns<'_> {
+    Columns { tensor, start: 0, step }
 }

@@ -224,7 +224,7 @@ impl Driver {
         engine.prepare_list(TOKENS, &tokens)?;
         engine.prepare_list(ENTERING, &rows)?;
         match &mut self.watch {
-            None => engine.replay(PlanKey::Enter { rows: rows.len() }).await.map(|_| ()),
+            None => engine.replay(PlanKey::Enter { rows: rows.len(), spans: engine.spans(&rows) }).await.map(|_| ()),
             Some(watch) => watch.enter(engine, &rows).await,
         }
     }
@@ -294,7 +294,9 @@ impl Driver {
         engine.prepare_list(PICKS, &picks)?;
         let (count, best) = (rows.len(), leaving.best);
         match &mut self.watch {
-            None => engine.replay(PlanKey::Leave { rows: count, picks: picks.len(), best }).await.map(|_| ())?,
+            None => {
+                engine.replay(PlanKey::Leave { rows: count, picks: picks.len(), best, spans: engine.spans(&rows) }).await.map(|_| ())?
+            }
             Some(watch) => watch.leave(engine, &rows, &picks, best).await?,
         }
         Ok(Some(leaving))

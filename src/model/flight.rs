@@ -84,12 +84,14 @@ impl Engine {
             let rows: Vec<_> = rows.into_iter().map(|(run, position)| (run.slot, position, run.at_loop)).collect();
             shapes.push((list, whole, rows));
         }
-        for (index, (list, ..)) in shapes.iter().enumerate() {
+        let mut spans = Vec::with_capacity(passes.len());
+        for (index, (list, whole, _)) in shapes.iter().enumerate() {
             self.prepare_list(self.work.loop_list(index), list)?;
+            spans.push(self.spans(&list[..*whole]));
         }
         let mut sent = Vec::with_capacity(passes.len());
-        for (index, (runs, (_, whole, rows))) in passes.into_iter().zip(shapes).enumerate() {
-            let (dispatches, weight_bytes) = self.replay(PlanKey::Loop { index, rows: rows.len(), whole }).await?;
+        for (index, ((runs, (_, whole, rows)), spans)) in passes.into_iter().zip(shapes).zip(spans).enumerate() {
+            let (dispatches, weight_bytes) = self.replay(PlanKey::Loop { index, rows: rows.len(), whole, spans }).await?;
             sent.push(Sent { runs, rows, dispatches, weight_bytes });
         }
         Ok(sent)

@@ -2,6 +2,7 @@
 //! them so, and uploaded. No more than a piece is in memory.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::backend::Backend;
 use crate::error::Result;
@@ -96,17 +97,19 @@ impl Loader<'_> {
         Ok(tensor)
     }
 
-    /// An empty matrix on the device, to be filled by [`fill`](Self::fill) with the tensors `of`, each (name, rows) and of `of_cols` columns. It
-    /// is in the precision asked for, or else in the largest that the files have one of them in. Parts are cut at multiples of `unit` rows.
-    pub fn matrix(&mut self, of: &[(String, usize)], of_cols: usize, (rows, cols): (usize, usize), unit: usize) -> Result<Matrix> {
+    /// An empty matrix on the device, to be filled by [`fill`](Self::fill) with pieces of the tensors `of`, each with its shape. It is in the
+    /// precision asked for, or else in the largest that the files have one of them in; in f32 where pieces cut through blocks of weights.
+    /// Parts are cut at multiples of `unit` rows.
+    pub fn matrix(&mut self, of: &[(String, [usize; 2])], (rows, cols): (usize, usize), unit: usize, cut: bool) -> Result<Matrix> {
         let precision = match (self.dtype, self.filling.weights()) {
             (Some(precision), _) => precision,
             (None, Some(weights)) => {
-                let stored = of.iter().map(|(name, rows)| Ok(weights.stored(name, &[*rows, of_cols], true)?.precision()));
+                let stored = of.iter().map(|(name, shape)| Ok(weights.stored(name, shape, true)?.precision()));
                 stored.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(Precision::F32)
             }
             (None, None) => Precision::F32,
         };
+        let precision = if cut && precision.is_quantized() { Precision::F32 } else { precision };
         let what = of.first().map_or("", |(name, _)| name);
         let matrix = self.backend.matrix(what, precision, rows, cols, unit)?;
         *self.matrices.entry(precision).or_default() += matrix.bytes(rows) as u64;
@@ -116,52 +119,71 @@ impl Loader<'_> {
         Ok(matrix)
     }
 
-    /// Fills rows from `first` on with tensors of `(rows, cols)` side by side. Each but a lone one takes an equal share of the columns.
-    pub fn fill(&mut self, matrix: &Matrix, first: usize, beside: &[String], (rows, cols): (usize, usize)) -> Result<()> {
+    /// Fills a matrix with the tensor `name` of this shape, piece by piece. It is read once, and every row of it belongs to a piece.
+    pub fn fill(&mut self, matrix: &Matrix, name: &str, shape: [usize; 2], pieces: &[Piece]) -> Result<()> {
         let Filling::Files(weights) = self.filling else { return Ok(()) };
-        let precision = matrix.precision;
-        let stored = beside.iter().map(|name| weights.stored(name, &[rows, cols], true)).collect::<Result<Vec<_>>>()?;
-        let piece = rows_of_a_piece(matrix.cols);
-        for from in (0..rows).step_by(piece) {
-            let count = piece.min(rows - from);
-            let packed = stored.iter().map(|stored| weights.read_rows(*stored, from, count, precision)).collect::<Result<Vec<_>>>()?;
-            let (data, scales) = device_rows(matrix, &packed, count, cols);
-            self.backend.write_matrix(matrix, first + from, &data, &scales)?;
-            stored.iter().for_each(|stored| self.advance(stored.bytes_of(from, count)));
+        let stored = weights.stored(name, &shape, true)?;
+        let at_once = rows_of_a_piece(shape[1]);
+        for from in (0..shape[0]).step_by(at_once) {
+            let read = from..(from + at_once).min(shape[0]);
+            // What is asked for decides about the numbers, even where they lie in f32.
+            let precision = self.dtype.unwrap_or(matrix.precision);
+            let mut packed = weights.read_rows(stored, from, read.len(), precision)?;
+            if precision != matrix.precision {
+                packed = matrix.precision.pack(shape[1], &precision.unpack(shape[1], &packed));
+            }
+            for Piece { first, rows, cols } in pieces {
+                let rows_here = rows.start.max(from)..rows.end.min(read.end);
+                if rows_here.is_empty() {
+                    continue;
+                }
+                let (data, scales) = device_rows(matrix, &packed, rows_here.start - from..rows_here.end - from, shape[1], cols);
+                self.backend.write_matrix(matrix, first + rows_here.start - rows.start, &data, &scales)?;
+            }
+            self.advance(stored.bytes_of(from, read.len()));
         }
         Ok(())
     }
 
     /// Several matrices of `cols` columns, one above the other.
     pub fn stacked(&mut self, parts: &[(String, usize)], cols: usize) -> Result<Matrix> {
+        self.stacked_heads(parts, cols, 1)
+    }
+
+    /// As [`stacked`](Self::stacked); `unit` rows stay together.
+    pub fn stacked_heads(&mut self, parts: &[(String, usize)], cols: usize, unit: usize) -> Result<Matrix> {
         let rows = parts.iter().map(|(_, rows)| rows).sum();
-        let matrix = self.matrix(parts, cols, (rows, cols), 1)?;
+        let of: Vec<_> = parts.iter().map(|(name, rows)| (name.clone(), [*rows, cols])).collect();
+        let matrix = self.matrix(&of, (rows, cols), unit, false)?;
         let mut at = 0;
         for (name, rows) in parts {
-            self.fill(&matrix, at, std::slice::from_ref(name), (*rows, cols))?;
+            self.fill(&matrix, name, [*rows, cols], &[Piece { first: at, rows: 0..*rows, cols: 0..cols }])?;
             at += rows;
         }
         Ok(matrix)
     }
 }
 
-/// `count` rows as the device wants them: what lies side by side, each padded with zeros to its share of the row.
-fn device_rows(matrix: &Matrix, beside: &[Packed], count: usize, cols: usize) -> (Vec<f32>, Vec<f32>) {
+/// A rectangle of a tensor, and the row of the matrix that it goes to. Its columns start where a block of weights starts.
+pub(crate) struct Piece {
+    pub first: usize,
+    pub rows: Range<usize>,
+    pub cols: Range<usize>,
+}
+
+/// Some columns of some rows of `all` numbers as the device wants them, each row padded with zeros.
+fn device_rows(matrix: &Matrix, packed: &Packed, rows: Range<usize>, all: usize, cols: &Range<usize>) -> (Vec<f32>, Vec<f32>) {
     let precision = matrix.precision;
-    let share = if beside.len() == 1 { matrix.stride() } else { matrix.cols / beside.len() };
-    // Rows of `own` bytes each, in shares of `padded` words of a row of `all` words.
-    let rows_of = |bytes: &dyn Fn(&Packed) -> &[u8], own: usize, padded: usize, all: usize| {
-        let mut rows = vec![0.0f32; count * all];
-        for (i, packed) in beside.iter().enumerate() {
-            for (to, from) in rows.chunks_exact_mut(all.max(1)).zip(bytes(packed).chunks_exact(own.max(1))) {
-                bytemuck::cast_slice_mut::<f32, u8>(&mut to[i * padded..])[..own].copy_from_slice(from);
-            }
+    let part = |bytes: &[u8], words: usize, bytes_of: &dyn Fn(usize) -> usize| {
+        let (mut part, of) = (vec![0.0f32; rows.len() * words], bytes_of(cols.start)..bytes_of(cols.end));
+        let from = bytes.chunks_exact(bytes_of(all).max(1)).skip(rows.start);
+        for (to, from) in part.chunks_exact_mut(words.max(1)).zip(from) {
+            bytemuck::cast_slice_mut::<f32, u8>(to)[..of.len()].copy_from_slice(&from[of.clone()]);
         }
-        rows
+        part
     };
-    let data = rows_of(&|packed| &packed.data, precision.row_bytes(cols), precision.words(share), precision.words(matrix.cols));
-    let scale_words = (precision.scale_words(share), precision.scale_words(matrix.cols));
-    (data, rows_of(&|packed| &packed.scales, 2 * precision.blocks(cols), scale_words.0, scale_words.1))
+    let data = part(&packed.data, precision.words(matrix.cols), &|cols| precision.row_bytes(cols));
+    (data, part(&packed.scales, precision.scale_words(matrix.cols), &|cols| 2 * precision.blocks(cols)))
 }
 
 /// Numbers of a small tensor of a model that nobody has trained: norms leave their input as it is, the rest is small.

@@ -51,6 +51,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{CacheTensor, States};
 use crate::precision::Precision;
 use crate::tensor::{Dtype, Matrix, Tensor};
+use attention::Attention;
 use block::Block;
 use config::Config;
 use defaults::{Defaults, Exit};
@@ -350,8 +351,11 @@ impl Net {
     fn load(loader: &mut Loader, config: &Config, sizes: &Sizes, work: &Work, states: States) -> Result<Self> {
         let embed = loader.stacked(&[("embed.weight".into(), config.vocab_size)], config.dim)?;
         let dense = |loader: &mut Loader, prefix: String| {
-            let ffn = Dense::load(loader, config, &[format!("{prefix}.ffn")], config.ffn_dim(), work.dense)?;
-            Block::load(loader, config, &prefix, &work.attention, Ffn::Dense(ffn))
+            Ok(Block {
+                attn_norm: Some(loader.small(&format!("{prefix}.attn_norm.weight"), &[config.dim])?),
+                attention: Attention::load(loader, config, &prefix, &work.attention)?,
+                ffn: Ffn::Dense(Dense::load(loader, config, &prefix, work.dense)?),
+            })
         };
         let prelude = (0..config.prelude_layers).map(|i| dense(loader, format!("prelude.{i}"))).collect::<Result<_>>()?;
         let coda = (0..config.coda_layers).map(|i| dense(loader, format!("coda.{i}"))).collect::<Result<_>>()?;

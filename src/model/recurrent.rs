@@ -13,11 +13,12 @@
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernels::begin::begin;
-use crate::kernels::halt::{Head, halt};
+use crate::kernels::halt::Head;
 use crate::kernels::inject::{Gating, inject};
-use crate::kernels::recur::{Lora, recur};
+use crate::kernels::recur::{Ending, recur};
+use crate::kernels::router::Router;
 use crate::kernels::{RowList, States};
-use crate::model::attention::{Step, Work};
+use crate::model::attention::{Attention, Step, Work};
 use crate::model::block::Block;
 use crate::model::config::Config;
 use crate::model::defaults::Exit;
@@ -38,14 +39,11 @@ pub struct Depth {
 
 /// The recurrent block's weights and tables.
 pub(crate) struct Recurrent {
-    norm: Tensor,
+    /// (2 + loops, dim): the gain of the loop's norm, that of the block's attention, then the loop embeddings.
+    injection: Tensor,
     block: Block,
-    router: (Tensor, Tensor),
-    lora: Lora,
-    /// A, then B: (2, dim).
-    lti: Tensor,
-    head: Head,
-    loop_emb: Tensor,
+    router: Router,
+    ending: Ending,
     /// The largest A: the spectral radius of the state's own update, below 1 by construction.
     pub spectral_radius: f32,
     pub states: States,
@@ -55,35 +53,34 @@ impl Recurrent {
     /// Loads `recurrent.*` with the loop embeddings of `loops` loops.
     pub fn load(loader: &mut Loader, config: &Config, loops: usize, work: &Work, moe: MoeWork, states: States) -> Result<Self> {
         let (d, r) = (config.dim, config.lora_rank);
-        let moe = Moe::load(loader, config, "recurrent.block.ffn", moe)?;
-        let router = (moe.router, moe.bias);
-        let ffn = Ffn::Moe(Box::new(moe));
+        let moe = Moe::load(loader, config, "recurrent.block", moe)?;
+        let router = moe.router();
         let a = decay(&loader.read("recurrent.injection.log_A", &[d])?, loader.read("recurrent.injection.log_dt", &[1])?[0]);
         let spectral_radius = a.iter().copied().fold(0.0, f32::max);
-        let lti = [a, loader.read("recurrent.injection.B", &[d])?].concat();
+        let mut ending = a;
+        for (name, shape) in [("injection.B", &[d][..]), ("act.halt.weight", &[1, d]), ("lora.down.weight", &[r, d]), ("lora.B", &[r, d])] {
+            ending.extend(loader.read(&format!("recurrent.{name}"), shape)?);
+        }
+        let mut injection = loader.read("recurrent.norm.weight", &[d])?;
+        injection.extend(loader.read("recurrent.block.attn_norm.weight", &[d])?);
+        injection.extend((0..loops).flat_map(|t| config.loop_embedding(t)));
+        let attention = Attention::load(loader, config, "recurrent.block", work)?;
         Ok(Self {
-            norm: loader.small("recurrent.norm.weight", &[d])?,
-            block: Block::load(loader, config, "recurrent.block", work, ffn)?,
+            injection: loader.upload("norms and loop embeddings", (2 + loops, d), || injection)?,
+            block: Block { attn_norm: None, attention, ffn: Ffn::Moe(moe) },
             router,
-            lora: Lora {
-                down: loader.small("recurrent.lora.down.weight", &[r, d])?,
+            ending: Ending {
+                table: loader.upload("A, B, halting head and LoRA", (3 + 2 * r, d), || ending)?,
                 scale: loader.small("recurrent.lora.scale.weight", &[config.max_loop_iters, r])?,
-                b: loader.small("recurrent.lora.B", &[r, d])?,
+                head: Head { bias: loader.read("recurrent.act.halt.bias", &[1])?[0], threshold: config.act_threshold },
             },
-            lti: loader.upload("A and B", (2, d), || lti)?,
-            head: Head {
-                w: loader.small("recurrent.act.halt.weight", &[1, d])?,
-                bias: loader.read("recurrent.act.halt.bias", &[1])?[0],
-                threshold: config.act_threshold,
-            },
-            loop_emb: loader.upload("loop embeddings", (loops, d), || (0..loops).flat_map(|t| config.loop_embedding(t)).collect())?,
             spectral_radius,
             states,
         })
     }
 
-    /// The router of the block's mixture, and its bias.
-    pub fn router(&self) -> (Tensor, Tensor) {
+    /// The router of the block's mixture.
+    pub fn router(&self) -> Router {
         self.router
     }
 
@@ -96,11 +93,10 @@ impl Recurrent {
     /// where nobody runs on.
     pub fn record_loop(&self, pass: &mut Pass, step: Step, gating: Gating, out: &Tensor) -> Result<()> {
         pass.gated();
-        inject(pass, step.list, &self.states, &self.loop_emb, &self.norm, gating, step.x)?;
+        inject(pass, step.list, &self.states, &self.injection, gating, step.x, step.normed)?;
         self.block.record(pass, step)?;
         let whole = RowList { rows: step.whole, ..step.list };
-        recur(pass, whole, step.x, &self.lora, &self.lti, &self.states)?;
-        halt(pass, whole, &self.head, &self.states, out, gating.act)
+        recur(pass, whole, step.x, &self.ending, &self.states, out, gating.act)
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn check_kernels(config: &Config) -> Result<()> {
     let limits = [
         ("an attention key", key, attention::MAX_KEY),
         ("an attention value", value, attention::MAX_VALUE),
-        ("the router's choice", config.n_experts, MAX_EXPERTS),
+        ("the choice of experts", config.n_experts + config.n_shared_experts * config.n_experts_per_tok, MAX_EXPERTS),
         ("the LoRA rank", config.lora_rank, recur::MAX_RANK),
     ];
     for (what, needed, available) in limits {

@@ -2,6 +2,7 @@
 
 use crate::backend::Pass;
 use crate::error::Result;
+use crate::kernels::attention::Spans;
 use crate::kernels::embed::embed;
 use crate::kernels::inject::Gating;
 use crate::kernels::linear::{Into, linear};
@@ -16,14 +17,14 @@ use crate::model::work::{ENTERING, LEAVING, PICKS, TOKENS};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum PlanKey {
     /// Embedding and prelude of so many tokens.
-    Enter { rows: usize },
+    Enter { rows: usize, spans: Spans },
     /// The pass of this number in its group, of so many rows; the first `whole` of them run all of it, the others leave their keys
     /// and values.
-    Loop { index: usize, rows: usize, whole: usize },
+    Loop { index: usize, rows: usize, whole: usize, spans: Spans },
     /// Coda of so many tokens, and the logits of some of them.
-    Leave { rows: usize, picks: usize, best: usize },
+    Leave { rows: usize, picks: usize, best: usize, spans: Spans },
     /// Coda and logits of the one state that lies in x.
-    Lens { best: usize },
+    Lens { best: usize, spans: Spans },
 }
 
 /// Plans that are kept. There are as many as there are numbers of rows, and each is small.
@@ -35,8 +36,15 @@ impl Engine {
         RowList { table: self.work.table, first: list * self.work.chunk, rows }
     }
 
-    fn step(&self, list: RowList, slot: Slot) -> Step<'_> {
-        Step { list, whole: list.rows, slot, cache: &self.cache, angles: &self.net.angles, x: &self.work.x, normed: &self.work.normed }
+    fn step(&self, list: RowList, slot: Slot, spans: Spans) -> Step<'_> {
+        let (cache, angles, x, normed) = (&self.cache, &self.net.angles, &self.work.x, &self.work.normed);
+        Step { list, whole: list.rows, slot, cache, angles, x, normed, spans }
+    }
+
+    /// How rows of a list look back on their positions.
+    pub(super) fn spans(&self, rows: &[[u32; 4]]) -> Spans {
+        let positions = rows.iter().map(|[_, _, position, _]| *position as usize + 1).max().unwrap_or(0);
+        Spans::of(rows.len(), positions, &self.backend.tier())
     }
 
     // The stages. Plans record them one after the other; a traced pass runs each alone.
@@ -45,8 +53,8 @@ impl Engine {
         embed(pass, &self.net.embed, self.list(TOKENS, rows), &self.work.x)
     }
 
-    pub(super) fn record_prelude(&self, pass: &mut Pass, layer: usize, rows: usize) -> Result<()> {
-        self.net.prelude[layer].record(pass, self.step(self.list(ENTERING, rows), Slot::Layer(layer)))
+    pub(super) fn record_prelude(&self, pass: &mut Pass, layer: usize, rows: usize, spans: Spans) -> Result<()> {
+        self.net.prelude[layer].record(pass, self.step(self.list(ENTERING, rows), Slot::Layer(layer), spans))
     }
 
     pub(super) fn record_begin(&self, pass: &mut Pass, rows: usize) -> Result<()> {
@@ -54,10 +62,10 @@ impl Engine {
         self.net.recurrent.record_begin(pass, self.list(ENTERING, rows), &work.x, &work.out)
     }
 
-    pub(super) fn record_loop(&self, pass: &mut Pass, index: usize, rows: usize, whole: usize) -> Result<()> {
+    pub(super) fn record_loop(&self, pass: &mut Pass, index: usize, rows: usize, whole: usize, spans: Spans) -> Result<()> {
         let work = &self.work;
-        let step = self.step(self.list(work.loop_list(index), rows), Slot::Loops(self.config.prelude_layers + self.config.coda_layers));
-        let step = Step { whole, ..step };
+        let slot = Slot::Loops(self.config.prelude_layers + self.config.coda_layers);
+        let step = Step { whole, ..self.step(self.list(work.loop_list(index), rows), slot, spans) };
         let gating = Gating { act: &work.act, gate: self.backend.gate(), pass_index: index };
         self.net.recurrent.record_loop(pass, step, gating, &work.out)
     }
@@ -67,9 +75,9 @@ impl Engine {
         embed(pass, &self.work.out.into(), self.list(LEAVING, rows), &self.work.x)
     }
 
-    pub(super) fn record_coda(&self, pass: &mut Pass, layer: usize, rows: usize) -> Result<()> {
+    pub(super) fn record_coda(&self, pass: &mut Pass, layer: usize, rows: usize, spans: Spans) -> Result<()> {
         let slot = Slot::Layer(self.config.prelude_layers + layer);
-        self.net.coda[layer].record(pass, self.step(self.list(LEAVING, rows), slot))
+        self.net.coda[layer].record(pass, self.step(self.list(LEAVING, rows), slot, spans))
     }
 
     /// Logits of the rows in the list of picks, and their best candidates.
@@ -87,21 +95,21 @@ impl Engine {
 
     fn record(&self, key: PlanKey) -> Result<Pass> {
         let mut pass = self.backend.pass();
-        let coda = |pass: &mut Pass, rows| (0..self.net.coda.len()).try_for_each(|layer| self.record_coda(pass, layer, rows));
+        let coda = |pass: &mut Pass, rows, spans| (0..self.net.coda.len()).try_for_each(|layer| self.record_coda(pass, layer, rows, spans));
         match key {
-            PlanKey::Enter { rows } => {
+            PlanKey::Enter { rows, spans } => {
                 self.record_embed(&mut pass, rows)?;
-                (0..self.net.prelude.len()).try_for_each(|layer| self.record_prelude(&mut pass, layer, rows))?;
+                (0..self.net.prelude.len()).try_for_each(|layer| self.record_prelude(&mut pass, layer, rows, spans))?;
                 self.record_begin(&mut pass, rows)?;
             }
-            PlanKey::Loop { index, rows, whole } => self.record_loop(&mut pass, index, rows, whole)?,
-            PlanKey::Leave { rows, picks, best } => {
+            PlanKey::Loop { index, rows, whole, spans } => self.record_loop(&mut pass, index, rows, whole, spans)?,
+            PlanKey::Leave { rows, picks, best, spans } => {
                 self.record_gather(&mut pass, rows)?;
-                coda(&mut pass, rows)?;
+                coda(&mut pass, rows, spans)?;
                 self.record_logits(&mut pass, picks, best)?;
             }
-            PlanKey::Lens { best } => {
-                coda(&mut pass, 1)?;
+            PlanKey::Lens { best, spans } => {
+                coda(&mut pass, 1, spans)?;
                 self.record_logits(&mut pass, 1, best)?;
             }
         }

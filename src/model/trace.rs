@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use crate::backend::{Pass, Span};
 use crate::error::Result;
 use crate::kernels::halt::ACT;
+use crate::kernels::router::Router;
 use crate::model::Engine;
 use crate::model::flight::Sent;
 use crate::model::stages::PlanKey;
@@ -117,13 +118,13 @@ impl Watch {
 
     /// Tokens enter: rows of place, slot, position.
     pub(super) async fn enter(&mut self, engine: &mut Engine, rows: &[[u32; 4]]) -> Result<()> {
-        let (n, x) = (rows.len(), engine.work.x);
+        let (n, x, spans) = (rows.len(), engine.work.x, engine.spans(rows));
         let mut traces = vec![TokenTrace::default(); n];
         let mut stages = Vec::new();
         engine.stage(|engine, pass| engine.record_embed(pass, n)).await?;
         stages.push(engine.values(&x, n).await?);
         for layer in 0..engine.net.prelude.len() {
-            engine.stage(|engine, pass| engine.record_prelude(pass, layer, n)).await?;
+            engine.stage(|engine, pass| engine.record_prelude(pass, layer, n, spans)).await?;
             stages.push(engine.values(&x, n).await?);
         }
         engine.stage(|engine, pass| engine.record_begin(pass, n)).await?;
@@ -142,10 +143,10 @@ impl Watch {
     pub(super) async fn pass(&mut self, engine: &mut Engine, pass: &Sent) -> Result<()> {
         self.passes.push(pass.trace());
         if self.detail.experts && self.router.is_none() {
-            let (router, bias) = engine.net.recurrent.router();
-            self.router = Some((engine.values(&router, router.rows).await?, engine.values(&bias, 1).await?.swap_remove(0)));
+            let Router { w, bias, .. } = engine.net.recurrent.router();
+            self.router = Some((engine.values(&w, w.rows).await?, engine.values(&bias, 1).await?.swap_remove(0)));
         }
-        let (context, states, moe) = (engine.cache.context, engine.net.recurrent.states, engine.work.moe);
+        let (context, states, moe) = (engine.cache.context, engine.net.recurrent.states, engine.work.moe.slots);
         let rows: Vec<_> =
             pass.rows().enumerate().filter(|(_, (slot, position, _))| self.tokens.contains_key(&(*slot, *position))).collect();
         let mut spans = vec![Span::rows(&engine.work.act, 0, engine.work.chunk)];
@@ -188,11 +189,11 @@ impl Watch {
             engine.write_list(LEAVING, rows)?;
             engine.write_list(PICKS, picks)?;
         }
-        let (n, x) = (rows.len(), engine.work.x);
+        let (n, x, spans) = (rows.len(), engine.work.x, engine.spans(rows));
         engine.stage(|engine, pass| engine.record_gather(pass, n)).await?;
         let mut stages = vec![engine.values(&x, n).await?];
         for layer in 0..engine.net.coda.len() {
-            engine.stage(|engine, pass| engine.record_coda(pass, layer, n)).await?;
+            engine.stage(|engine, pass| engine.record_coda(pass, layer, n, spans)).await?;
             stages.push(engine.values(&x, n).await?);
         }
         engine.stage(|engine, pass| engine.record_logits(pass, picks.len(), best)).await?;
@@ -214,7 +215,7 @@ impl Watch {
     async fn look_through(&mut self, engine: &mut Engine, rows: &[[u32; 4]]) -> Result<()> {
         let best = self.detail.lens.clamp(1, BEST.min(engine.config.vocab_size));
         // The keys and values of all of them, as each will see those before it.
-        engine.replay(PlanKey::Leave { rows: rows.len(), picks: 0, best: 1 }).await?;
+        engine.replay(PlanKey::Leave { rows: rows.len(), picks: 0, best: 1, spans: engine.spans(rows) }).await?;
         engine.write_list(PICKS, &[[0; 4]])?;
         let mut order: Vec<&[u32; 4]> = rows.iter().collect();
         // The last positions first: what one leaves behind at its own position, those before it never look at.
@@ -225,7 +226,7 @@ impl Watch {
             for (state, trace) in token.states.iter().zip(&mut token.trace.loops) {
                 let x = engine.work.x;
                 engine.backend.write_rows(&x, 0, x.cols, state)?;
-                engine.replay(PlanKey::Lens { best }).await?;
+                engine.replay(PlanKey::Lens { best, spans: engine.spans(&[*row]) }).await?;
                 let (values, ids) = (engine.work.values, engine.work.ids);
                 let read = engine.backend.read(&[Span::rows(&values, 0, 1), Span::rows(&ids, 0, 1)]).await?;
                 let ids: &[u32] = bytemuck::cast_slice(&read[1][..best]);

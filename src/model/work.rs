@@ -27,7 +27,7 @@ const LISTS: usize = 4;
 /// Words of the widest row of a work tensor.
 pub fn widest(config: &Config) -> usize {
     let widths = [attention::Work::widest(config), ffn::widest(config), config.vocab_size, config.dim];
-    stride(widths.into_iter().max().unwrap_or(1)) + 4 * config.n_experts_per_tok
+    stride(widths.into_iter().max().unwrap_or(1)) + 4 * ffn::slots(config)
 }
 
 /// The work tensors of a model for passes of up to `chunk` rows.

@@ -5,6 +5,9 @@ use std::ops::Range;
 use refrain::backend::{Backend, Pass, Span};
 use refrain::error::Result;
 use refrain::kernel::Tier;
+use refrain::kernels::experts::Slots;
+use refrain::kernels::halt::Head;
+use refrain::kernels::recur::{Ending, recur};
 use refrain::kernels::top::{PART, Parts, top};
 use refrain::kernels::{CacheTensor, RowList, States};
 use refrain::precision::Precision;
@@ -128,6 +131,37 @@ impl<'a> Bench<'a> {
     /// The states of two sequences of 11 positions, random.
     pub fn states(&mut self, dim: usize) -> Result<States> {
         Ok(States { h: self.random("h", 22, dim)?, e: self.random("e", 22, dim)?, context: 11 })
+    }
+
+    /// A random table of the end of a loop with 4 scales, and a head of no bias.
+    pub fn ending(&mut self, dim: usize, rank: usize) -> Result<Ending> {
+        self.ending_with(dim, rank, 1.0)
+    }
+
+    /// As [`ending`](Self::ending), with weights of the halting head up to `scale`.
+    pub fn ending_with(&mut self, dim: usize, rank: usize, scale: f32) -> Result<Ending> {
+        let numbers: Vec<f32> = (0..(3 + 2 * rank) * dim).map(|_| self.next()).collect();
+        let table = self.f32s("table", 3 + 2 * rank, dim, |row, col| if row == 2 { scale } else { 1.0 } * numbers[row * dim + col])?;
+        Ok(Ending { table, scale: self.random("scale", 4, rank)?, head: Head { bias: 0.0, threshold: 1.0 } })
+    }
+
+    /// Records the end of a loop with `places` places, whose rows of act are given.
+    pub fn end_of_loop(
+        &mut self,
+        list: RowList,
+        x: &Tensor,
+        ending: &Ending,
+        places: usize,
+        act: impl FnMut(usize, usize) -> f32,
+    ) -> Result<()> {
+        let (states, out) = (self.states(x.cols)?, self.random("out", places, x.cols)?);
+        let act = self.f32s("act", places, 8, act)?;
+        recur(&mut self.pass, list, x, ending, &states, &out, &act)
+    }
+
+    /// The slots of `rows` rows with these ids and random gates.
+    pub fn slots(&mut self, rows: usize, k: usize, routed: usize, shared: usize, id: impl Fn(usize, usize) -> u32) -> Result<Slots> {
+        Ok(Slots { ids: self.u32s("ids", rows, k, id)?, gates: self.random("gates", rows, k)?, routed, shared })
     }
 
     /// A cache of random contents.

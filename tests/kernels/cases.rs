@@ -2,20 +2,19 @@
 //! edges where a decision turns.
 
 use refrain::error::Result;
-use refrain::kernels::attention::{Heads, MAX_KEY, MAX_VALUE, attention};
+use refrain::kernels::attention::{Heads, MAX_KEY, MAX_VALUE, Output, Queries, Spans, attention, span_columns};
 use refrain::kernels::begin::begin;
 use refrain::kernels::combine::combine;
+use refrain::kernels::experts_grouped::Groups;
 use refrain::kernels::fork::fork;
 use refrain::kernels::group::{group, most_tiles};
-use refrain::kernels::halt::{Head, Mode, halt, start};
+use refrain::kernels::halt::{Head, Mode, start};
 use refrain::kernels::inject::{Gating, inject};
-use refrain::kernels::linear::Columns;
-use refrain::kernels::recur::{Lora, recur};
+use refrain::kernels::recur::Ending;
 use refrain::kernels::rmsnorm::rmsnorm;
-use refrain::kernels::rope::rope;
-use refrain::kernels::router::router;
+use refrain::kernels::router::{Router, router};
 use refrain::kernels::store_kv::store_kv;
-use refrain::kernels::store_latent::store_latent;
+use refrain::kernels::store_latent::{Gains, store_latent};
 use refrain::kernels::swiglu::swiglu;
 use refrain::kernels::top::PART;
 use refrain::kernels::{MAX_EXPERTS, NO_PLACE, Slot};
@@ -38,7 +37,6 @@ pub fn table() -> Vec<Case> {
     table.rows();
     weights::add(&mut table);
     table.loops();
-    table.halt();
     table.cache();
     table.attention();
     table.router();
@@ -78,23 +76,13 @@ impl Table {
                 swiglu(&mut b.pass, &x, &y, rows)?;
                 swiglu(&mut b.pass, &wide, &z, rows)
             });
-            for k in [1, 3] {
-                self.add("combine", format!("{size}, {k} slots"), move |b| {
-                    let (y, gates) = (b.random("y", (rows + 1) * k, dim)?, b.random("gates", rows + 1, k)?);
-                    let x = b.random("x", rows + 1, dim)?;
-                    combine(&mut b.pass, &y, &gates, &x, rows)
+            for (k, shared) in [(1, 0), (3, 0), (2, 1)] {
+                self.add("combine", format!("{size}, {k} slots, {shared} shared"), move |b| {
+                    let slots = b.slots(rows + 1, k, 9, shared, |_, _| 99)?;
+                    let (y, x) = (b.random("y", (rows + 1) * slots.count(), dim)?, b.random("x", rows + 1, dim)?);
+                    combine(&mut b.pass, &slots, &y, &x, rows)
                 });
             }
-        }
-        for (heads, d, rows) in [(1, 2, 1), (3, 6, 5), (5, 30, 2)] {
-            self.add("rope", format!("{heads} heads of {d}, {rows} rows"), move |b| {
-                let angles = b.angles(20, d)?;
-                let list: Vec<_> = (0..rows).map(|row| [9, 9, (19 - row) % 20, 9]).collect();
-                let list = b.list(2, &list)?;
-                let (x, y) = (b.random("x", list.rows + 1, 90 + heads * d)?, b.random("y", list.rows + 1, 7 + heads * (d + 3))?);
-                let from = Columns { tensor: &x, start: 5, step: d + 1 };
-                rope(&mut b.pass, list, &angles, heads, from, Columns { tensor: &y, start: 3, step: d + 3 })
-            });
         }
     }
 
@@ -111,47 +99,38 @@ impl Table {
             for (what, running) in [("one runs on", 1.0), ("nobody runs on", 0.0)] {
                 self.add("inject", format!("{n} × {dim}, {what}"), move |b| {
                     let (list, states) = (b.list(2, &rows(n))?, b.states(dim)?);
-                    let (loop_emb, gain, x) = (b.random("loop_emb", 7, dim)?, b.random("gain", 1, dim)?, b.random("x", n + 1, dim)?);
+                    let (table, x, normed) = (b.random("table", 9, dim)?, b.random("x", n + 1, dim)?, b.random("normed", n + 1, dim)?);
                     // The last of 70 places, so that the threads of a workgroup have to look twice.
                     let act =
                         b.f32s("act", 70, 8, |row, col| if (row, col) == (69, 7) { running } else { (col as f32 - 7.0).abs() * 0.3 })?;
                     let gate = b.u32s("gate", 1, 256, |_, _| 7)?;
                     let gating = Gating { act: &act, gate: &gate, pass_index: 3 };
-                    inject(&mut b.pass, list, &states, &loop_emb, &gain, gating, &x)
+                    inject(&mut b.pass, list, &states, &table, gating, &x, &normed)
                 });
             }
         }
-        for (n, dim, rank) in [(1, 3, 1), (6, 64, 5), (3, 65, 16), (2, 131, 3), (1, 5, 1024)] {
+        for (n, dim, rank) in [(1, 3, 1), (6, 64, 5), (3, 65, 16), (2, 131, 3), (1, 5, 500)] {
             self.add("recur", format!("{n} × {dim}, rank {rank}"), move |b| {
-                let list = b.list(1, &rows(n))?;
-                let (x, states) = (b.random("x", n + 1, dim)?, b.states(dim)?);
-                let lora =
-                    Lora { down: b.random("down", rank, dim)?, scale: b.random("scale", 4, rank)?, b: b.random("lora_b", rank, dim)? };
-                let lti = b.random("lti", 2, dim)?;
-                recur(&mut b.pass, list, &x, &lora, &lti, &states)
+                let (list, x) = (b.list(1, &rows(n))?, b.random("x", n + 1, dim)?);
+                let ending = Ending { head: Head { bias: -0.3, threshold: 0.75 }, ..b.ending(dim, rank)? };
+                b.end_of_loop(list, &x, &ending, n + 2, |_, col| start(9, 1, Mode::Halt)[col])
             });
         }
-    }
-
-    fn halt(&mut self) {
         // With w = 0, p is exactly 1/2: the second row meets the threshold exactly, three have halted before, the last only catches up.
         let cums = [0.0, 0.25, 0.2499, 0.5, 0.7499, 0.75, 0.9, 1.25, 0.1];
         let kinds = [("exact", 1, Mode::Halt), ("min_loops", 3, Mode::Halt), ("fixed", 3, Mode::Fixed), ("full", 1, Mode::Full)];
         for (kind, min_loops, mode) in kinds {
             for (dim, scale) in [(3, 0.0), (3, 1.0), (65, 0.3), (130, 9.0)] {
-                self.add("halt", format!("{kind}, {dim} columns, w up to {scale}"), move |b| {
+                self.add("recur", format!("{kind}, {dim} columns, w up to {scale}"), move |b| {
                     let places = [8, 1, 2, 3, 4, 5, 6, 7, NO_PLACE];
                     let rows: Vec<[u32; 4]> =
                         places.iter().zip([0, 1, 2, 3, 4, 0, 3, 2, 1]).zip(0..).map(|((p, t), i)| [*p, i % 2, 2 + i, t]).collect();
-                    let list = b.list(3, &rows)?;
-                    let states = b.states(dim)?;
-                    let signs: Vec<f32> = (0..dim).map(|_| b.next()).collect();
-                    let w = b.f32s("w", 1, dim, |_, col| scale * signs[col])?;
-                    let out = b.random("out", 9, dim)?;
+                    let (list, x) = (b.list(3, &rows)?, b.random("x", 9, dim)?);
+                    let head = Head { bias: if scale == 0.0 { 0.0 } else { -0.3 }, threshold: 0.75 };
+                    let ending = Ending { head, ..b.ending_with(dim, 2, scale)? };
                     let start = start(4, min_loops, mode);
-                    let act = b.f32s("act", 9, 8, |row, col| [cums[row], row as f32, 0.3, 0.2].get(col).copied().unwrap_or(start[col]))?;
-                    let head = Head { w, bias: if scale == 0.0 { 0.0 } else { -0.3 }, threshold: 0.75 };
-                    halt(&mut b.pass, list, &head, &states, &out, &act)
+                    let act = move |row: usize, col: usize| [cums[row], row as f32, 0.3, 0.2].get(col).copied().unwrap_or(start[col]);
+                    b.end_of_loop(list, &x, &ending, 9, act)
                 });
             }
         }
@@ -172,8 +151,9 @@ impl Table {
                 });
                 self.add("store_latent", what, move |b| {
                     let (angles, list) = (b.angles(20, 4)?, b.list(2, &rows[..count])?);
-                    let (x, gain, cache) = (b.random("x", count + 1, 25)?, b.random("gain", 1, 18)?, b.cache(7, 3, 20, 22)?);
-                    store_latent(&mut b.pass, list, &angles, &x, 3, &gain, &cache, slot)
+                    let (x, c_q, cache) = (b.random("x", count + 1, 27)?, b.random("c_q", count + 1, 5)?, b.cache(7, 3, 20, 22)?);
+                    let (kv, q) = (b.random("gain", 1, 18)?, b.random("q_gain", 1, 5)?);
+                    store_latent(&mut b.pass, list, &angles, &x, Gains { kv: &kv, q: &q }, &cache, slot, &c_q)
                 });
             }
         }
@@ -186,31 +166,43 @@ impl Table {
     }
 
     fn attention(&mut self) {
-        let grouped = Heads { heads: 4, group: 2, key_dim: 6, key_step: 6, value_dim: 6, value_start: 12, value_step: 6, scale: 0.4 };
-        let latent = Heads { heads: 3, group: 3, key_dim: 15, key_step: 0, value_dim: 11, value_start: 0, value_step: 0, scale: 0.3 };
-        let widest = Heads { heads: 2, group: 2, key_dim: MAX_KEY, value_dim: MAX_VALUE, scale: 0.03, ..latent };
+        let grouped =
+            Heads { heads: 4, group: 2, plain: 0, rope: 6, key_step: 6, value_dim: 6, value_start: 12, value_step: 6, scale: 0.4 };
+        let latent =
+            Heads { heads: 3, group: 3, plain: 11, rope: 4, key_step: 0, value_dim: 11, value_start: 0, value_step: 0, scale: 0.3 };
+        let widest = Heads { heads: 2, group: 2, plain: MAX_VALUE, rope: MAX_KEY - MAX_VALUE, value_dim: MAX_VALUE, scale: 0.03, ..latent };
+        let all = Spans { count: 1, positions: u32::MAX as usize };
+        let cut = |count, positions| Spans { count, positions };
         let lengths: Vec<[u32; 4]> = [1, 2, 63, 64, 65, 200].map(|positions| [9, 0, positions - 1, 0]).to_vec();
         // One slot's rows of a cache in two parts: some of these rows find theirs in the first, some in the second, the last in none.
         let spread: Vec<[u32; 4]> = vec![[9, 2, 19, 0], [9, 0, 3, 4], [9, 1, 0, 3], [9, 2, 8, 2], [9, 0, 19, 4], [9, 0, 1, 9]];
         let wide = vec![[9, 0, 2, 0], [9, 0, 0, 0]];
         let cases = [
-            ("grouped", grouped, 24, lengths.clone(), (2, 1, 200), Slot::Layer(1)),
-            ("grouped, several sequences and loops", grouped, 24, spread.clone(), (7, 3, 20), Slot::Loops(2)),
-            ("latent", latent, 15, lengths, (2, 1, 200), Slot::Layer(0)),
-            ("latent, several sequences and loops", latent, 15, spread, (9, 3, 20), Slot::Loops(4)),
-            ("widest", widest, MAX_KEY, wide, (1, 1, 3), Slot::Layer(0)),
+            ("grouped", grouped, 24, lengths.clone(), (2, 1, 200), Slot::Layer(1), all),
+            ("grouped, 4 spans of 64", grouped, 24, lengths.clone(), (2, 1, 200), Slot::Layer(1), cut(4, 64)),
+            ("grouped, several sequences and loops", grouped, 24, spread.clone(), (7, 3, 20), Slot::Loops(2), all),
+            ("latent", latent, 15, lengths.clone(), (2, 1, 200), Slot::Layer(0), all),
+            ("latent, 16 spans of 13", latent, 15, lengths, (2, 1, 200), Slot::Layer(0), cut(16, 13)),
+            ("latent, several sequences and loops", latent, 15, spread, (9, 3, 20), Slot::Loops(4), all),
+            ("widest", widest, MAX_KEY, wide, (1, 1, 3), Slot::Layer(0), all),
         ];
-        for (what, heads, cols, rows, (slots, sequences, context), slot) in cases {
+        for (what, heads, cols, rows, (slots, sequences, context), slot, spans) in cases {
             for sharp in [1.0, 40.0] {
                 let rows = rows.clone();
                 let heads = Heads { scale: heads.scale * sharp, ..heads };
-                self.add("attention", format!("{what}, scale {}", heads.scale), move |b| {
+                let kernel = if spans.count > 1 { "attention_merge" } else { "attention" };
+                self.add(kernel, format!("{what}, scale {}", heads.scale), move |b| {
                     let list = b.list(3, &rows)?;
-                    let (q, cache) =
-                        (b.random("q", rows.len() + 1, heads.heads * heads.key_dim)?, b.cache(slots, sequences, context, cols)?);
-                    let y_head = heads.value_dim + 1;
-                    let y = b.random("y", rows.len() + 1, heads.heads * y_head)?;
-                    attention(&mut b.pass, list, heads, &q, &cache, slot, (&y, y_head))
+                    let cache = b.cache(slots, sequences, context, cols)?;
+                    let (n, angles) = (rows.len() + 1, b.angles(context, heads.rope)?);
+                    let (plain, turned) =
+                        (b.random("q", n, heads.heads * heads.plain + 1)?, b.random("turned", n, 3 + heads.heads * heads.rope)?);
+                    let head = heads.value_dim + 1;
+                    let y = b.random("y", n, heads.heads * head)?;
+                    let memory = b.random("spans", n, if spans.count > 1 { span_columns(heads.heads, heads.value_dim) } else { 1 })?;
+                    let queries = Queries { plain: &plain, turned: &turned, start: 3, angles: &angles };
+                    let output = Output { y: &y, head, spans: &memory };
+                    attention(&mut b.pass, list, heads, queries, &cache, slot, output, spans)
                 });
             }
         }
@@ -221,35 +213,37 @@ impl Table {
         for (rows, dim, experts, k) in [(1, 3, 1, 1), (5, 64, 7, 3), (3, 65, 65, 8), (70, 7, 9, 9), (1, 2, 1000, 64)] {
             for biased in [0.0, 20.0] {
                 self.add("router", format!("{k} of {experts}, {rows} × {dim}, bias up to {biased}"), move |b| {
-                    let (x, w) = (b.random("x", rows + 1, dim)?, b.random("w", experts, dim)?);
+                    let (u, x, w) = (b.random("u", rows + 1, dim)?, b.random("x", rows + 1, dim)?, b.random("w", experts, dim)?);
                     let bias: Vec<f32> = (0..experts).map(|_| biased * b.next()).collect();
                     let bias = b.f32s("bias", 1, experts, |_, expert| bias[expert])?;
                     let (ids, gates) = (b.u32s("ids", rows + 1, k, |_, _| 99)?, b.random("gates", rows + 1, k)?);
-                    router(&mut b.pass, &x, &w, &bias, &ids, &gates, rows)
+                    let weights = Router { gain: b.random("gain", 1, dim)?, w, bias };
+                    router(&mut b.pass, &u, &weights, &x, &ids, &gates, rows)
                 });
             }
         }
         self.add("router", "ties: the lowest indices first".into(), |b| {
-            let x = b.random("x", 3, 5)?;
+            let (u, x) = (b.random("u", 3, 5)?, b.random("x", 3, 5)?);
             // Rows of w repeat every 4 experts, so that exactly equal logits lie apart.
             let values: Vec<f32> = (0..20).map(|_| b.next()).collect();
             let w = b.f32s("w", 30, 5, |expert, col| values[expert % 4 * 5 + col])?;
             let bias = b.f32s("bias", 1, 30, |_, _| 0.0)?;
             let (ids, gates) = (b.u32s("ids", 3, 11, |_, _| 99)?, b.random("gates", 3, 11)?);
-            router(&mut b.pass, &x, &w, &bias, &ids, &gates, 3)
+            let weights = Router { gain: b.random("gain", 1, 5)?, w, bias };
+            router(&mut b.pass, &u, &weights, &x, &ids, &gates, 3)
         });
     }
 
     fn group(&mut self) {
         for (choice, Choice(expert)) in CHOICES {
             for (rows, k) in [(1, 1), (3, 2), (37, 3)] {
-                for experts in [7, 70, MAX_EXPERTS] {
-                    self.add("group", format!("{rows} rows of {k} slots, {choice}, {experts} experts"), move |b| {
-                        let tile = b.tile;
-                        let ids = b.u32s("ids", rows + 1, k, |row, slot| (expert(row * k + slot) + experts - 7) as u32)?;
-                        let tiles = b.u32s("tiles", most_tiles(rows * k, experts, tile) + 1, 4, |_, _| 99)?;
-                        let order = b.u32s("order", 1, rows * k + 3, |_, _| 99)?;
-                        group(&mut b.pass, &ids, experts, tile, &tiles, &order, rows)
+                for (routed, shared) in [(7, 0), (7, 2), (70, 0), (MAX_EXPERTS - 3, 3)] {
+                    self.add("group", format!("{rows} rows of {k} slots, {choice}, {routed} + {shared} experts"), move |b| {
+                        let slots = b.slots(rows + 1, k, routed, shared, |row, slot| (expert(row * k + slot) + routed - 7) as u32)?;
+                        let (pairs, tile) = (rows * slots.count(), b.tile);
+                        let tiles = b.u32s("tiles", most_tiles(pairs, slots.experts(), tile) + 1, 4, |_, _| 99)?;
+                        let order = b.u32s("order", 1, pairs + 3, |_, _| 99)?;
+                        group(&mut b.pass, &slots, Groups { tiles: &tiles, order: &order, tile }, rows)
                     });
                 }
             }

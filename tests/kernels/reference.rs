@@ -2,19 +2,21 @@
 
 use refrain::backend::Backend;
 use refrain::kernel::Tier;
-use refrain::kernels::attention::{Heads, attention};
+use refrain::kernels::attention::{Heads, Output, Queries, Spans, attention, span_columns};
 use refrain::kernels::combine::combine;
-use refrain::kernels::halt::{Head, Mode, halt, start};
+use refrain::kernels::experts::{experts_down, experts_up};
+use refrain::kernels::experts_grouped::{Groups, experts_grouped};
+use refrain::kernels::group::{group, most_tiles};
+use refrain::kernels::halt::{Head, Mode, start};
 use refrain::kernels::inject::{Gating, inject};
 use refrain::kernels::linear::{Columns, Into, PerHead, linear};
-use refrain::kernels::recur::{Lora, recur};
+use refrain::kernels::recur::{Ending, recur};
 use refrain::kernels::rmsnorm::rmsnorm;
-use refrain::kernels::rope::rope;
-use refrain::kernels::router::router;
-use refrain::kernels::store_latent::store_latent;
+use refrain::kernels::router::{Router, router};
+use refrain::kernels::store_latent::{Gains, store_latent};
 use refrain::kernels::swiglu::swiglu;
 use refrain::kernels::transposed::transposed;
-use refrain::kernels::{EPS, Slot};
+use refrain::kernels::{EPS, NO_PLACE, Slot};
 use refrain::precision::Precision;
 use refrain::tensor::Tensor;
 
@@ -52,7 +54,7 @@ fn near(found: &[f32], formula: &[f64]) {
 }
 
 /// x · gain / sqrt(mean(x²) + ε).
-fn normed(x: &[f64], gain: &[f32]) -> Vec<f64> {
+fn normed_by(x: &[f64], gain: &[f32]) -> Vec<f64> {
     let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
     x.iter().zip(gain).map(|(x, gain)| x * f64::from(*gain) / (mean + f64::from(EPS)).sqrt()).collect()
 }
@@ -159,82 +161,123 @@ fn rmsnorm_divides_by_the_root_of_the_mean_square() {
         Ok([x, gain, y])
     });
     for row in 0..3 {
-        near(y.row(row), &normed(&wide(x.row(row)), gain.row(0)));
+        near(y.row(row), &normed_by(&wide(x.row(row)), gain.row(0)));
     }
 }
 
 #[test]
-fn inject_norms_the_sum_of_state_input_and_loop() {
-    let [h, e, loop_emb, gain, x] = run(|b| {
+fn inject_norms_the_sum_of_state_input_and_loop_and_norms_it_again() {
+    let [h, e, table, x, normed] = run(|b| {
         let list = b.list(1, &[[9, 0, 5, 3], [9, 1, 2, 0]])?;
-        let (states, loop_emb) = (b.states(13)?, b.random("loop_emb", 4, 13)?);
-        let (gain, x) = (b.random("gain", 1, 13)?, b.random("x", 2, 13)?);
+        let (states, table) = (b.states(13)?, b.random("table", 2 + 4, 13)?);
+        let (x, normed) = (b.random("x", 2, 13)?, b.random("normed", 2, 13)?);
         let (act, gate) = (b.f32s("act", 1, 8, |_, _| 1.0)?, b.u32s("gate", 1, 256, |_, _| 0)?);
-        inject(&mut b.pass, list, &states, &loop_emb, &gain, Gating { act: &act, gate: &gate, pass_index: 0 }, &x)?;
-        Ok([states.h, states.e, loop_emb, gain, x])
+        inject(&mut b.pass, list, &states, &table, Gating { act: &act, gate: &gate, pass_index: 0 }, &x, &normed)?;
+        Ok([states.h, states.e, table, x, normed])
     });
     for (row, state, at_loop) in [(0, 5, 3), (1, 11 + 2, 0)] {
         let sum: Vec<f64> =
-            (0..13).map(|i| [h.row(state)[i], e.row(state)[i], loop_emb.row(at_loop)[i]].map(f64::from).iter().sum()).collect();
-        near(x.row(row), &normed(&sum, gain.row(0)));
+            (0..13).map(|i| [h.row(state)[i], e.row(state)[i], table.row(2 + at_loop)[i]].map(f64::from).iter().sum()).collect();
+        let formula = normed_by(&sum, table.row(0));
+        near(x.row(row), &formula);
+        near(normed.row(row), &normed_by(&formula, table.row(1)));
     }
 }
 
 #[test]
-fn rope_turns_adjacent_pairs() {
-    let positions = [0, 1, 17, 499];
-    let [x, y] = run(|b| {
-        let (angles, list) = (b.angles(500, 10)?, b.list(1, &positions.map(|position| [9, 9, position, 9]))?);
-        let (x, y) = (b.random("x", 4, 20)?, b.random("y", 4, 20)?);
-        let columns = |tensor| Columns { tensor, start: 0, step: 10 };
-        rope(&mut b.pass, list, &angles, 2, columns(&x), columns(&y))?;
-        Ok([x, y])
-    });
-    for (row, position) in positions.into_iter().enumerate() {
-        let formula: Vec<f64> = x.row(row).chunks(10).flat_map(|head| turned(head, position as usize)).collect();
-        near(y.row(row), &formula);
-    }
-}
-
-#[test]
-fn store_latent_norms_the_latent_and_turns_the_key() {
-    let [x, gain, cache] = run(|b| {
+fn store_latent_norms_both_latents_and_turns_the_key() {
+    let [x, gain, q_gain, cache, c_q] = run(|b| {
         let (angles, list) = (b.angles(9, 4)?, b.list(0, &[[9, 1, 7, 2]])?);
-        let (x, gain, cache) = (b.random("x", 1, 15)?, b.random("gain", 1, 11)?, b.cache(4, 2, 9, 15)?);
-        store_latent(&mut b.pass, list, &angles, &x, 0, &gain, &cache, Slot::Loops(1))?;
-        Ok([x, gain, cache.rows.parts[0]])
+        let (x, c_q, cache) = (b.random("x", 1, 6 + 15)?, b.random("c_q", 1, 6)?, b.cache(4, 2, 9, 15)?);
+        let (kv, q) = (b.random("gain", 1, 11)?, b.random("q_gain", 1, 6)?);
+        store_latent(&mut b.pass, list, &angles, &x, Gains { kv: &kv, q: &q }, &cache, Slot::Loops(1), &c_q)?;
+        Ok([x, kv, q, cache.rows.parts[0], c_q])
     });
-    let (latent, key) = x.row(0).split_at(11);
-    let mut formula = normed(&wide(latent), gain.row(0));
+    let (q, rest) = x.row(0).split_at(6);
+    let (latent, key) = rest.split_at(11);
+    near(c_q.row(0), &normed_by(&wide(q), q_gain.row(0)));
+    let mut formula = normed_by(&wide(latent), gain.row(0));
     formula.extend(turned(key, 7));
     near(cache.row((3 * 2 + 1) * 9 + 7), &formula); // slot 1 + loop 2, sequence 1, position 7
 }
 
 #[test]
 fn attention_is_a_softmax_over_earlier_positions() {
-    let grouped = Heads { heads: 4, group: 2, key_dim: 6, key_step: 6, value_dim: 5, value_start: 12, value_step: 5, scale: 0.4 };
-    let latent = Heads { heads: 3, group: 3, key_dim: 20, key_step: 0, value_dim: 16, value_start: 0, value_step: 0, scale: 0.3 };
-    for heads in [grouped, latent, Heads { scale: 30.0, ..grouped }] {
+    let grouped = Heads { heads: 4, group: 2, plain: 0, rope: 6, key_step: 6, value_dim: 5, value_start: 12, value_step: 5, scale: 0.4 };
+    let latent = Heads { heads: 3, group: 3, plain: 16, rope: 4, key_step: 0, value_dim: 16, value_start: 0, value_step: 0, scale: 0.3 };
+    let spans = [Spans::ONE, Spans { count: 5, positions: 16 }];
+    let cases = [grouped, latent, Heads { scale: 30.0, ..grouped }].into_iter().flat_map(|heads| spans.map(|spans| (heads, spans)));
+    for (heads, spans) in cases {
         let positions = [1, 2, 70];
-        let [q, cache, y] = run(|b| {
+        let [q, to_turn, cache, y] = run(|b| {
             let list = b.list(1, &positions.map(|positions| [9, 1, positions - 1, 0]))?;
-            let (q, cache) = (b.random("q", 3, heads.heads * heads.key_dim)?, b.cache(1, 2, 70, 22)?);
-            let y = b.random("y", 3, heads.heads * heads.value_dim)?;
-            attention(&mut b.pass, list, heads, &q, &cache, Slot::Layer(0), (&y, heads.value_dim))?;
-            Ok([q, cache.rows.parts[0], y])
+            let (q, turned) = (b.random("q", 3, (heads.heads * heads.plain).max(1))?, b.random("turned", 3, 2 + heads.heads * heads.rope)?);
+            let (cache, angles) = (b.cache(1, 2, 70, 22)?, b.angles(70, heads.rope)?);
+            let (y, memory) =
+                (b.random("y", 3, heads.heads * heads.value_dim)?, b.random("spans", 3, span_columns(heads.heads, heads.value_dim))?);
+            let queries = Queries { plain: &q, turned: &turned, start: 2, angles: &angles };
+            let output = Output { y: &y, head: heads.value_dim, spans: &memory };
+            attention(&mut b.pass, list, heads, queries, &cache, Slot::Layer(0), output, spans)?;
+            Ok([q, turned, cache.rows.parts[0], y])
         });
         for (row, positions) in positions.into_iter().enumerate() {
             let formula = (0..heads.heads).flat_map(|head| {
                 let shared = head / heads.group;
                 let cached = |j: u32| cache.row(70 + j as usize); // sequence 1
-                let query = &q.row(row)[head * heads.key_dim..][..heads.key_dim];
-                let score = |j| f64::from(heads.scale) * dot(query, &cached(j)[shared * heads.key_step..][..heads.key_dim]);
+                let mut query = wide(&q.row(row)[head * heads.plain..][..heads.plain]);
+                query.extend(turned(&to_turn.row(row)[2 + head * heads.rope..][..heads.rope], positions as usize - 1));
+                let score = |j| f64::from(heads.scale) * wide_dot(&query, &cached(j)[shared * heads.key_step..][..heads.key_dim()]);
                 let weights = softmax(&(0..positions).map(score).collect::<Vec<_>>());
                 let value = heads.value_start + shared * heads.value_step;
                 let sum = move |i: usize| (0..positions).zip(&weights).map(|(j, w)| w * f64::from(cached(j)[value + i])).sum::<f64>();
                 (0..heads.value_dim).map(sum).collect::<Vec<_>>()
             });
             near(y.row(row), &formula.collect::<Vec<_>>());
+        }
+    }
+}
+
+/// Two chosen experts and one that always fires, few rows at a time and grouped.
+#[test]
+fn experts_are_weighed_swiglus() {
+    let (rows, k, routed, shared, dim, hidden) = (5, 2, 4, 1, 13, 8);
+    let chosen = |row: usize, slot: usize| (row + slot * 2) % 4;
+    let silu = |z: f64| z / (1.0 + (-z).exp());
+    for grouped in [false, true] {
+        let [x, up, down, gates, inner, out] = run(|b| {
+            let slots = b.slots(rows, k, routed, shared, |row, slot| chosen(row, slot) as u32)?;
+            let (up, down) =
+                (b.weights(Precision::F32, 5 * 2 * hidden, dim, 2 * hidden)?, b.weights(Precision::F32, 5 * dim, hidden, dim)?);
+            let (x, out) = (b.random("x", rows, dim)?, b.random("out", rows, dim)?);
+            let inner = b.random("inner", rows * slots.count(), hidden)?;
+            if grouped {
+                let pairs = rows * slots.count();
+                let (gate_up, y) = (b.random("gate_up", pairs, 2 * hidden)?, b.random("y", pairs, dim)?);
+                let (tiles, order) = (b.u32s("tiles", most_tiles(pairs, 5, 4), 4, |_, _| 9)?, b.u32s("order", 1, pairs, |_, _| 9)?);
+                let groups = Groups { tiles: &tiles, order: &order, tile: 4 };
+                group(&mut b.pass, &slots, groups, rows)?;
+                experts_grouped(&mut b.pass, &up, &slots, &x, groups, &gate_up, rows)?;
+                swiglu(&mut b.pass, &gate_up, &inner, pairs)?;
+                experts_grouped(&mut b.pass, &down, &slots, &inner, groups, &y, rows)?;
+                combine(&mut b.pass, &slots, &y, &out, rows)?;
+            } else {
+                experts_up(&mut b.pass, &up, &slots, &x, &inner, rows)?;
+                experts_down(&mut b.pass, &down, &slots, &inner, &out, rows)?;
+            }
+            Ok([x, up.parts[0].data, down.parts[0].data, slots.gates, inner, out])
+        });
+        for row in 0..rows {
+            let mut formula = wide(out.row_before(row));
+            for slot in 0..k + shared {
+                let (expert, gate) = if slot < k { (chosen(row, slot), f64::from(gates.row(row)[slot])) } else { (routed, 1.0) };
+                let half = |at: usize| dot(&up.row(expert * 2 * hidden + at)[..dim], x.row(row));
+                let swiglu: Vec<f64> = (0..hidden).map(|i| silu(half(i)) * half(hidden + i)).collect();
+                near(inner.row(row * (k + shared) + slot), &swiglu);
+                for (i, out) in formula.iter_mut().enumerate() {
+                    *out += gate * wide_dot(&swiglu, &down.row(expert * dim + i)[..hidden]);
+                }
+            }
+            near(out.row(row), &formula);
         }
     }
 }
@@ -256,13 +299,15 @@ fn swiglu_gates_by_silu() {
 
 #[test]
 fn the_router_takes_the_largest_biased_logits_and_weighs_without_bias() {
-    let [x, w, bias, ids, gates] = run(|b| {
-        let (x, w, bias) = (b.random("x", 4, 13)?, b.random("w", 9, 13)?, b.random("bias", 1, 9)?);
+    let [u, gain, x, w, bias, ids, gates] = run(|b| {
+        let weights = Router { gain: b.random("gain", 1, 13)?, w: b.random("w", 9, 13)?, bias: b.random("bias", 1, 9)? };
+        let (u, x) = (b.random("u", 4, 13)?, b.random("x", 4, 13)?);
         let (ids, gates) = (b.u32s("ids", 4, 3, |_, _| 99)?, b.random("gates", 4, 3)?);
-        router(&mut b.pass, &x, &w, &bias, &ids, &gates, 4)?;
-        Ok([x, w, bias, ids, gates])
+        router(&mut b.pass, &u, &weights, &x, &ids, &gates, 4)?;
+        Ok([u, weights.gain, x, weights.w, weights.bias, ids, gates])
     });
     for row in 0..4 {
+        near(x.row(row), &normed_by(&wide(u.row(row)), gain.row(0)));
         let logits: Vec<f64> = (0..9).map(|expert| dot(w.row(expert), x.row(row))).collect();
         let mut order: Vec<usize> = (0..9).collect();
         order.sort_by(|a, b| (logits[*b] + f64::from(bias.row(0)[*b])).total_cmp(&(logits[*a] + f64::from(bias.row(0)[*a]))));
@@ -278,52 +323,57 @@ fn the_router_takes_the_largest_biased_logits_and_weighs_without_bias() {
 #[test]
 fn combine_adds_the_weighed_experts() {
     let [y, gates, x] = run(|b| {
-        let (y, gates, x) = (b.random("y", 6, 13)?, b.random("gates", 2, 3)?, b.random("x", 2, 13)?);
-        combine(&mut b.pass, &y, &gates, &x, 2)?;
-        Ok([y, gates, x])
+        let slots = b.slots(2, 2, 9, 1, |_, _| 99)?;
+        let (y, x) = (b.random("y", 6, 13)?, b.random("x", 2, 13)?);
+        combine(&mut b.pass, &slots, &y, &x, 2)?;
+        Ok([y, slots.gates, x])
     });
     for row in 0..2 {
-        let weighed = |i: usize| (0..3).map(|k| f64::from(gates.row(row)[k]) * f64::from(y.row(row * 3 + k)[i])).sum::<f64>();
+        let gate = |slot: usize| gates.row(row).get(slot).map_or(1.0, |gate| f64::from(*gate));
+        let weighed = |i: usize| (0..3).map(|s| gate(s) * f64::from(y.row(row * 3 + s)[i])).sum::<f64>();
         near(x.row(row), &(0..13).map(|i| f64::from(x.row_before(row)[i]) + weighed(i)).collect::<Vec<_>>());
     }
 }
 
 #[test]
 fn recur_adds_the_lora_and_the_linear_update() {
-    let [x, e, down, scale, lora_b, lti, h] = run(|b| {
-        let list = b.list(1, &[[9, 0, 10, 1], [9, 1, 0, 9]])?;
-        let (x, states) = (b.random("x", 2, 13)?, b.states(13)?);
-        let lora = Lora { down: b.random("down", 5, 13)?, scale: b.random("scale", 3, 5)?, b: b.random("lora_b", 5, 13)? };
-        let lti = b.random("lti", 2, 13)?;
-        recur(&mut b.pass, list, &x, &lora, &lti, &states)?;
-        Ok([x, states.e, lora.down, lora.scale, lora.b, lti, states.h])
+    let [x, e, table, scale, h] = run(|b| {
+        let list = b.list(1, &[[0, 0, 10, 1], [NO_PLACE, 1, 0, 9]])?;
+        let (x, states, ending) = (b.random("x", 2, 13)?, b.states(13)?, b.ending(13, 5)?);
+        let (out, act) = (b.random("out", 1, 13)?, b.random("act", 1, 8)?);
+        recur(&mut b.pass, list, &x, &ending, &states, &out, &act)?;
+        Ok([x, states.e, ending.table, ending.scale, states.h])
     });
-    // Row 1 is at loop 9: beyond the 3 trained ones the last scale serves.
-    for (row, state, at_loop) in [(0, 10, 1), (1, 11, 2)] {
-        let low: Vec<f64> = (0..5).map(|k| dot(down.row(k), x.row(row)) * f64::from(scale.row(at_loop)[k])).collect();
+    // Row 1 is at loop 9: beyond the 4 trained ones the last scale serves.
+    for (row, state, at_loop) in [(0, 10, 1), (1, 11, 3)] {
+        let low: Vec<f64> = (0..5).map(|k| dot(table.row(3 + k), x.row(row)) * f64::from(scale.row(at_loop)[k])).collect();
         let formula = (0..13).map(|i| {
-            let [a, b, h, e, x] = [lti.row(0)[i], lti.row(1)[i], h.row_before(state)[i], e.row(state)[i], x.row(row)[i]].map(f64::from);
-            a * h + b * e + x + (0..5).map(|k| low[k] * f64::from(lora_b.row(k)[i])).sum::<f64>()
+            let [a, b, h, e, x] = [table.row(0)[i], table.row(1)[i], h.row_before(state)[i], e.row(state)[i], x.row(row)[i]].map(f64::from);
+            a * h + b * e + x + (0..5).map(|k| low[k] * f64::from(table.row(8 + k)[i])).sum::<f64>()
         });
         near(h.row(state), &formula.collect::<Vec<_>>());
     }
 }
 
-/// The loop of adaptive computation time, run loop by loop: the weights of every row sum to 1 once all have halted.
+/// The loop of adaptive computation time, run loop by loop with a state that stays as it is (A = 1, all else 0): the weights of every
+/// row sum to 1 once all have halted.
 #[test]
-fn halt_shares_out_a_weight_of_one() {
-    let [h, w, out, state] = run(|b| {
-        let (states, w) = (b.states(13)?, b.random("w", 1, 13)?);
+fn halting_shares_out_a_weight_of_one() {
+    let [h, table, out, state] = run(|b| {
+        let (x, states, scale) = (b.f32s("x", 5, 13, |_, _| 0.0)?, b.states(13)?, b.random("scale", 1, 1)?);
+        let w: Vec<f32> = (0..13).map(|_| b.next()).collect();
+        let table = b.f32s("table", 5, 13, |row, col| [1.0, 0.0, w[col], 0.0, 0.0][row])?;
+        let ending = Ending { table, scale, head: Head { bias: -1.0, threshold: 0.9 } };
         let start = start(12, 3, Mode::Halt);
         let (out, act) = (b.f32s("out", 5, 13, |_, _| 0.0)?, b.f32s("act", 5, 8, |_, col| start[col])?);
         for at_loop in 0..12 {
             let list = b.list(0, &[0, 1, 2, 3, 4].map(|row| [row, 0, row, at_loop]))?;
-            halt(&mut b.pass, list, &Head { w, bias: -1.0, threshold: 0.9 }, &states, &out, &act)?;
+            recur(&mut b.pass, list, &x, &ending, &states, &out, &act)?;
         }
-        Ok([states.h, w, out, act])
+        Ok([states.h, table, out, act])
     });
     for row in 0..5 {
-        let p = 1.0 / (1.0 + (1.0 - dot(h.row(row), w.row(0))).exp());
+        let p = 1.0 / (1.0 + (1.0 - dot(h.row(row), table.row(2))).exp());
         let (mut cum, mut total, mut loops) = (0.0, 0.0, 0.0);
         for at_loop in 0..12 {
             let p = if at_loop + 1 < 3 { 0.0 } else { p };

@@ -1,7 +1,7 @@
 //! The cases of kernels that read weights: every precision with odd sizes, one row and many, matrices in several parts.
 
 use refrain::kernels::embed::embed;
-use refrain::kernels::experts::experts;
+use refrain::kernels::experts::{experts_down, experts_up};
 use refrain::kernels::experts_grouped::{Groups, experts_grouped};
 use refrain::kernels::group::{group, most_tiles};
 use refrain::kernels::linear::{Columns, FEW_ROWS, Into, PerHead, linear};
@@ -10,6 +10,7 @@ use refrain::kernels::transposed::transposed;
 use refrain::precision::Precision;
 use refrain::tensor::stride;
 
+use super::bench::Bench;
 use super::cases::{CHOICES, Choice, Table};
 
 /// Adds them for every precision.
@@ -67,7 +68,7 @@ fn heads(table: &mut Table, precision: Precision) {
     for rows in [1, 3, 9] {
         for (cols, outs, batch, others) in sizes {
             let what = format!("{rows} rows, {batch} heads of {outs} × {cols} and {others} between, {precision}");
-            let w = move |b: &mut super::bench::Bench| b.weights(precision, batch * (outs + others), cols, outs + others);
+            let w = move |b: &mut Bench| b.weights(precision, batch * (outs + others), cols, outs + others);
             table.add(if rows <= FEW_ROWS { "matvec" } else { "matmul" }, what.clone(), move |b| {
                 let w = w(b)?;
                 let heads = PerHead { w: &w, batch, start: others, step: outs + others, outs };
@@ -90,27 +91,37 @@ fn heads(table: &mut Table, precision: Precision) {
 
 fn mixtures(table: &mut Table, precision: Precision) {
     for (choice, Choice(expert)) in CHOICES {
-        for (rows, k, experts_of) in [(1, 1, 7), (3, 2, 70), (3, 2, 7), (37, 3, 7), (5, 3, 70)] {
-            for shared in [true, false] {
-                let slots = if shared { "x shared" } else { "x a slot" };
-                let what = format!("{rows} rows of {k} slots of {experts_of} experts, {choice}, {slots}, {precision}");
+        for (rows, k, routed) in [(1, 1, 7), (3, 2, 70), (3, 2, 7), (20, 3, 7), (5, 3, 70)] {
+            for shared in [0, 2] {
+                let what = format!("{rows} rows of {k} slots of {routed} experts, {choice}, {shared} shared, {precision}");
                 // Of 70, every tenth: they come in several parts in every precision.
-                let id = move |row: usize, slot: usize| (expert(row * k + slot) * experts_of / 7) as u32;
-                table.add("experts", what.clone(), move |b| {
-                    let w = b.weights(precision, experts_of * 19, 70, 19)?;
-                    let ids = b.u32s("ids", rows, k, id)?;
-                    let (x, y) = (b.random("x", if shared { rows } else { rows * k }, 70)?, b.random("y", rows * k, 19)?);
-                    experts(&mut b.pass, &w, experts_of, &x, &ids, &y, rows)
-                });
-                table.add("experts_grouped", what, move |b| {
-                    let (w, tile) = (b.weights(precision, experts_of * 19, 70, 19)?, b.tile);
-                    let ids = b.u32s("ids", rows, k, id)?;
-                    let (x, y) = (b.random("x", if shared { rows } else { rows * k }, 70)?, b.random("y", rows * k, 19)?);
-                    let tiles = b.u32s("tiles", most_tiles(rows * k, experts_of, tile), 4, |_, _| 99)?;
-                    let order = b.u32s("order", 1, rows * k, |_, _| 99)?;
-                    group(&mut b.pass, &ids, experts_of, tile, &tiles, &order, rows)?;
-                    experts_grouped(&mut b.pass, &w, experts_of, &x, Groups { tiles: &tiles, order: &order, tile }, k, &y, rows)
-                });
+                let id = move |row: usize, slot: usize| (expert(row * k + slot) * routed / 7) as u32;
+                let slots = move |b: &mut Bench| b.slots(rows, k, routed, shared, id);
+                if rows < 9 {
+                    table.add("experts_up", what.clone(), move |b| {
+                        let (w, slots) = (b.weights(precision, (routed + shared) * 2 * 9, 70, 18)?, slots(b)?);
+                        let (x, y) = (b.random("x", rows + 1, 70)?, b.random("y", rows * slots.count() + 1, 9)?);
+                        experts_up(&mut b.pass, &w, &slots, &x, &y, rows)
+                    });
+                    table.add("experts_down", what.clone(), move |b| {
+                        let (w, slots) = (b.weights(precision, (routed + shared) * 19, 70, 19)?, slots(b)?);
+                        let (x, y) = (b.random("x", rows * slots.count() + 1, 70)?, b.random("y", rows + 1, 19)?);
+                        experts_down(&mut b.pass, &w, &slots, &x, &y, rows)
+                    });
+                }
+                for one in [true, false] {
+                    let what = format!("{what}, {}", if one { "x of a row" } else { "x of a slot" });
+                    table.add("experts_grouped", what, move |b| {
+                        let (w, slots, tile) = (b.weights(precision, (routed + shared) * 19, 70, 19)?, slots(b)?, b.tile);
+                        let pairs = rows * slots.count();
+                        let (x, y) = (b.random("x", if one { rows } else { pairs }, 70)?, b.random("y", pairs, 19)?);
+                        let tiles = b.u32s("tiles", most_tiles(pairs, slots.experts(), tile), 4, |_, _| 99)?;
+                        let order = b.u32s("order", 1, pairs, |_, _| 99)?;
+                        let groups = Groups { tiles: &tiles, order: &order, tile };
+                        group(&mut b.pass, &slots, groups, rows)?;
+                        experts_grouped(&mut b.pass, &w, &slots, &x, groups, &y, rows)
+                    });
+                }
             }
         }
     }

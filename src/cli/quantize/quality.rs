@@ -110,13 +110,12 @@ impl Prompts {
 
     /// Asks in f32 and in each dtype, one model after the other, and prints the table.
     pub fn measure(&self, args: &Args, source: &Source, common: &Common) -> Result<()> {
-        let (reference, row) = self.ask(args, source, Some(Precision::F32), None, common)?;
+        let (reference, row) = self.ask(args, source, Precision::F32, None, common)?;
         let mut rows = vec![row];
         let written = args.out.as_deref().map(Source::folder).transpose()?;
         for dtype in &args.dtype {
-            // What was written is judged as it was written.
-            let (source, dtype) = written.as_ref().map_or((source, Some(*dtype)), |written| (written, None));
-            rows.push(self.ask(args, source, dtype, Some(&reference), common)?.1);
+            // What was written is judged as it was written: there, asking for its own dtype changes nothing.
+            rows.push(self.ask(args, written.as_ref().unwrap_or(source), *dtype, Some(&reference), common)?.1);
         }
         common::print(&match args.format {
             Format::Text => draw(&table(&rows), false),
@@ -130,21 +129,18 @@ impl Prompts {
         &self,
         args: &Args,
         source: &Source,
-        dtype: Option<Precision>,
+        dtype: Precision,
         reference: Option<&[Observed]>,
         common: &Common,
     ) -> Result<(Vec<Observed>, Row)> {
         let context = self.tokens.iter().map(Vec::len).max();
-        let options = Options { device: common.device(), dtype, context, loops: args.loops, ..Options::default() };
+        let options = Options { device: common.device(), dtype: Some(dtype), context, loops: args.loops, ..Options::default() };
         let mut model = common.load(source, &options)?;
         let mut depth = model.engine().default_depth();
         depth.loops = args.loops.unwrap_or(depth.loops);
-        let precisions = &model.engine().needs().matrices;
-        let name = precisions.keys().map(|precision| precision.name()).collect::<Vec<_>>().join("+");
-        let bytes = model.config().stored_bytes(precisions.keys().copied().max().unwrap_or(Precision::F32));
         let bar = common.bar("asking in {msg} {bar:30} {pos}/{len} prompts {eta}");
         bar.set_length(self.tokens.len() as u64);
-        bar.set_message(name.clone());
+        bar.set_message(dtype.name());
         let mut observed = Vec::new();
         for prompt in &self.tokens {
             observed.extend(block_on(model.engine_mut().observe(std::slice::from_ref(prompt), depth))?);
@@ -152,8 +148,8 @@ impl Prompts {
         }
         bar.finish_and_clear();
         let row = Row {
-            dtype: name,
-            bytes,
+            dtype: dtype.to_string(),
+            bytes: model.config().stored_bytes(dtype),
             quality: reference.map(|reference| Quality::of(reference, &observed)),
             right: self.right(&model, &observed)?,
         };

@@ -1,13 +1,14 @@
-// y[r, k] = W[ids[r, k]] · x[r, k] for few rows: the matrix of each slot k is found through the router's choice.
+// y[r, s] = silu(G x[r]) ⊙ (U x[r]) for few rows, with [G; U] the matrix of the expert that slot s is for; silu(z) = z / (1 + e^−z).
 struct Params {
     rows: u32,
+    slots: u32,
     k: u32,
+    routed: u32,
     ins: u32,
     outs: u32,
     w_stride: u32,
     k_stride: u32,
     x_stride: u32,
-    x_step: u32,
     y_stride: u32,
     first: u32,
     count: u32,
@@ -27,13 +28,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let o = group.x * (WORKGROUP / LANES) + thread / LANES;
     let row = group.y;
-    let k = group.z;
-    let expert = ids[row * p.k_stride + k] - p.first;
+    let expert = slot_expert(row, group.z) - p.first;
     // An expert of another part: no steps here, and nothing written.
     let here = expert < p.count;
-    let w_start = (select(0u, expert, here) * p.outs + min(o, p.outs - 1u)) * p.w_stride;
-    let sum = team_dot(w_start, row * p.x_stride + k * p.x_step, select(0u, p.ins, here), thread);
+    let ins = select(0u, p.ins, here);
+    let gate_row = (select(0u, expert, here) * 2u * p.outs + min(o, p.outs - 1u)) * p.w_stride;
+    let gate = team_sum(team_part(gate_row, row * p.x_stride, ins, thread), thread);
+    let up = team_sum(team_part(gate_row + p.outs * p.w_stride, row * p.x_stride, ins, thread), thread);
     if (thread % LANES == 0u && o < p.outs && here) {
-        y[(row * p.k + k) * p.y_stride + o] = sum;
+        y[(row * p.slots + group.z) * p.y_stride + o] = gate / (1.0 + exp(-gate)) * up;
     }
 }
