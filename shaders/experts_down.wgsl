@@ -22,28 +22,32 @@ struct Params {
 @group(0) @binding(5) var<storage, read> gates: array<f32>;
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
+const FOUR: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
+
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     if (closed()) {
         return;
     }
-    let o = group.x * (WORKGROUP / LANES) + thread / LANES;
+    let o = 8u * (group.x * (WORKGROUP / TEAM) + lane.index / TEAM);
     let row = group.y;
-    var part = 0.0;
+    let first = min(o + FOUR, vec4<u32>(p.outs - 1u));
+    let last = min(o + 4u + FOUR, vec4<u32>(p.outs - 1u));
+    var part = mat2x4<f32>();
     for (var slot = 0u; slot < p.slots; slot++) {
         let expert = slot_expert(row, slot) - p.first;
         if (expert < p.count) {
-            let w_start = (expert * p.outs + min(o, p.outs - 1u)) * p.w_stride;
-            let own = team_part(w_start, (row * p.slots + slot) * p.x_stride, p.ins, thread);
+            let rows = expert * p.outs;
+            var gate = 1.0;
             if (slot < p.k) {
-                part += gates[row * p.k_stride + slot] * own;
-            } else {
-                part += own;
+                gate = gates[row * p.k_stride + slot];
             }
+            let x_start = (row * p.slots + slot) * p.x_stride;
+            part += gate * dots_part((rows + first) * p.w_stride, (rows + last) * p.w_stride, x_start, p.ins, lane);
         }
     }
-    let sum = team_sum(part, thread);
-    if (thread % LANES == 0u && o < p.outs) {
-        y[row * p.y_stride + o] += sum;
+    var sums = dots_sum(part, lane);
+    for (var j = lane.index % TEAM; j < min(8u, p.outs - min(o, p.outs)); j += TEAM) {
+        y[row * p.y_stride + o + j] += sums[j / 4u][j % 4u];
     }
 }

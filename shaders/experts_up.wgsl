@@ -21,21 +21,25 @@ struct Params {
 @group(0) @binding(4) var<storage, read> ids: array<u32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
+const FOUR: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
+
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     if (closed()) {
         return;
     }
-    let o = group.x * (WORKGROUP / LANES) + thread / LANES;
+    // Four rows of G and the same four of U are eight products with one x.
+    let o = 4u * (group.x * (WORKGROUP / TEAM) + lane.index / TEAM);
     let row = group.y;
     let expert = slot_expert(row, group.z) - p.first;
     // An expert of another part: no steps here, and nothing written.
     let here = expert < p.count;
+    let gates = select(0u, expert, here) * 2u * p.outs + min(o + FOUR, vec4<u32>(p.outs - 1u));
     let ins = select(0u, p.ins, here);
-    let gate_row = (select(0u, expert, here) * 2u * p.outs + min(o, p.outs - 1u)) * p.w_stride;
-    let gate = team_sum(team_part(gate_row, row * p.x_stride, ins, thread), thread);
-    let up = team_sum(team_part(gate_row + p.outs * p.w_stride, row * p.x_stride, ins, thread), thread);
-    if (thread % LANES == 0u && o < p.outs && here) {
-        y[(row * p.slots + group.z) * p.y_stride + o] = gate / (1.0 + exp(-gate)) * up;
+    let sums = dots_sum(dots_part(gates * p.w_stride, (gates + p.outs) * p.w_stride, row * p.x_stride, ins, lane), lane);
+    var hidden = sums[0] / (1.0 + exp(-sums[0])) * sums[1];
+    let count = select(0u, min(4u, p.outs - min(o, p.outs)), here);
+    for (var j = lane.index % TEAM; j < count; j += TEAM) {
+        y[(row * p.slots + group.z) * p.y_stride + o + j] = hidden[j];
     }
 }

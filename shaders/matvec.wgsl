@@ -1,4 +1,4 @@
-// y[r, b, o] (+)= Σ w[b, o, i] · x[r, b, i] for few rows: a team of LANES threads an output.
+// y[r, b, o] (+)= Σ w[b, o, i] · x[r, b, i] for few rows: a team of TEAM threads eight outputs.
 struct Params {
     rows: u32,
     ins: u32,
@@ -22,19 +22,24 @@ struct Params {
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
+const FOUR: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
+
+// Rows lie next to each other in the grid: those that read the same weights run at about the same time.
 @compute @workgroup_size(WORKGROUP)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     if (closed()) {
         return;
     }
-    let o = group.x * (WORKGROUP / LANES) + thread / LANES;
-    let row = group.y;
+    let o = 8u * (group.y * (WORKGROUP / TEAM) + lane.index / TEAM);
+    let row = group.x;
     let b = group.z;
-    // Teams past the last output work on the last one: every thread reaches the barriers.
-    let w_start = (p.w_start + b * p.w_step + min(o, p.outs - 1u)) * p.w_stride;
-    let sum = team_sum(team_part(w_start, row * p.x_stride + p.x_start + b * p.x_step, p.ins, thread), thread);
-    if (thread % LANES == 0u && o < p.outs) {
-        let at = row * p.y_stride + p.y_start + b * p.y_step + o;
-        y[at] = sum + select(0.0, y[at], p.add != 0u);
+    // Past the last output that one is computed again, and not written: every thread reaches the barriers.
+    let rows = p.w_start + b * p.w_step;
+    let first = (rows + min(o + FOUR, vec4<u32>(p.outs - 1u))) * p.w_stride;
+    let last = (rows + min(o + 4u + FOUR, vec4<u32>(p.outs - 1u))) * p.w_stride;
+    var sums = dots_sum(dots_part(first, last, row * p.x_stride + p.x_start + b * p.x_step, p.ins, lane), lane);
+    for (var j = lane.index % TEAM; j < min(8u, p.outs - min(o, p.outs)); j += TEAM) {
+        let at = row * p.y_stride + p.y_start + b * p.y_step + o + j;
+        y[at] = sums[j / 4u][j % 4u] + select(0.0, y[at], p.add != 0u);
     }
 }

@@ -63,8 +63,8 @@ pub enum Link {
     Best,
     /// `team_sum`: a sum over [`Tier::lanes`] threads.
     TeamSum,
-    /// `team_part`: a thread's part of a dot product that its team shares.
-    TeamDot,
+    /// `dots_part`, `dots_sum`: eight dot products with one x, made by a thread or by a workgroup. Needs `Lane`, of [`Link::Reduce`].
+    Dots,
     /// `tile`: 4 × 4 dot products of one thread.
     Tile,
     /// `weight4`: four neighbouring numbers of a weight matrix.
@@ -99,6 +99,7 @@ impl Tier {
     pub const SOFTWARE: Tier = Tier { workgroup: 16, lanes: 1, subgroups: false };
     /// GPUs with subgroup operations.
     pub const SUBGROUPS: Tier = Tier { workgroup: 64, lanes: 16, subgroups: true };
+
     /// The side of a workgroup that stands as a square.
     pub fn side(&self) -> u32 {
         self.workgroup.isqrt()
@@ -107,6 +108,11 @@ impl Tier {
     /// Rows, and outputs, of the tile that a workgroup computes in matrix–matrix kernels: 4 a thread and side.
     pub fn tile(&self) -> usize {
         4 * self.side() as usize
+    }
+
+    /// Outputs that a workgroup computes in matrix–vector kernels: 8 a thread where threads work alone, else 8.
+    pub fn outs(&self) -> usize {
+        8 * if self.lanes == 1 { self.workgroup as usize } else { 1 }
     }
 
     /// Every tier that a backend may choose; tests validate the shaders under each.

@@ -3,7 +3,14 @@
 
 // Numbers 4 i … 4 i + 3.
 fn weight4(i: u32) -> vec4<f32> {
-    let word = w[i / 4u][i % 4u];
-    let q = bitcast<vec4<i32>>(vec4<u32>(word) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u);
-    return weight_scale(i / 8u) * vec4<f32>(q);
+    return weight_scale(i / 8u) * bytes(w[i / 4u][i % 4u]);
+}
+
+// Numbers 4 i … 4 i + 7, for an even i.
+fn weight8(i: u32) -> mat2x4<f32> {
+    return weight_scale(i / 8u) * mat2x4<f32>(bytes(w[i / 4u][i % 4u]), bytes(w[i / 4u][i % 4u + 1u]));
+}
+
+fn bytes(word: u32) -> vec4<f32> {
+    return vec4<f32>(bitcast<vec4<i32>>(vec4<u32>(word) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u));
 }

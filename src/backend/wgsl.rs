@@ -11,12 +11,17 @@ pub fn source(kernel: &dyn AnyKernel, tier: &Tier, precision: Precision) -> Stri
         if *link == Link::Weight && precision.is_quantized() {
             text.push_str(include_str!("../../shaders/link/weight_scale.wgsl"));
         }
+        if *link == Link::Dots {
+            text.push_str(include_str!("../../shaders/link/dots.wgsl"));
+        }
         text.push_str(match link {
             Link::Reduce if tier.subgroups => include_str!("../../shaders/link/reduce_subgroup.wgsl"),
             Link::Reduce => include_str!("../../shaders/link/reduce_workgroup.wgsl"),
             Link::Best => include_str!("../../shaders/link/best.wgsl"),
             Link::TeamSum => include_str!("../../shaders/link/team_sum.wgsl"),
-            Link::TeamDot => include_str!("../../shaders/link/team_dot.wgsl"),
+            Link::Dots if tier.lanes == 1 => include_str!("../../shaders/link/dots_thread.wgsl"),
+            Link::Dots if tier.subgroups => include_str!("../../shaders/link/dots_subgroup.wgsl"),
+            Link::Dots => include_str!("../../shaders/link/dots_workgroup.wgsl"),
             Link::Tile => include_str!("../../shaders/link/tile_direct.wgsl"),
             Link::Weight => match precision {
                 Precision::F32 => include_str!("../../shaders/link/weight_f32.wgsl"),
