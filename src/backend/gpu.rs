@@ -5,6 +5,7 @@
 //! there is enough of it for a submit, or until something is written or looked at.
 
 mod adapters;
+mod clock;
 mod looks;
 
 pub(crate) use adapters::{Found, enumerate, tier};
@@ -14,14 +15,18 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use web_time::Instant;
+
 use crate::backend::device::{AdapterInfo, DeviceInfo};
 use crate::backend::pass::Pass;
+use crate::backend::profile::Load;
 use crate::backend::{GATE_LIVE, new_gate, wgsl};
 use crate::error::{Error, Result};
 use crate::kernel::{AnyKernel, Link, Tier};
 use crate::precision::Precision;
 use crate::tensor::BufferId;
 use adapters::check_size;
+use clock::Stopwatch;
 
 /// Dispatches per submit: long work is split, so that no submit runs into a driver's time limit.
 const DISPATCHES_PER_SUBMIT: usize = 64;
@@ -90,6 +95,8 @@ pub(crate) struct Gpu {
     submits: u64,
     /// Bytes written since the last submit.
     unsubmitted: usize,
+    /// What writes down how long each dispatch takes, while anybody wants to know.
+    stopwatch: Option<Box<Stopwatch>>,
     /// The first thing that went wrong outside a call that could have returned it. Nothing runs after it.
     fault: Arc<Mutex<Option<Fault>>>,
 }
@@ -112,8 +119,20 @@ struct Step {
     bind_group: wgpu::BindGroup,
     offset: u32,
     grid: [u32; 3],
+    load: Load,
     /// Where the gate is read, for a kernel that asks it.
     gate: Option<u32>,
+}
+
+impl Step {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>, gate: &Gate) {
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[self.offset]);
+        if let Some(offset) = self.gate {
+            pass.set_bind_group(1, &gate.bind_group, &[offset]);
+        }
+        pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);
+    }
 }
 
 impl Gpu {
@@ -121,7 +140,7 @@ impl Gpu {
     pub async fn open(found: &Found, forced: Option<Tier>) -> Result<Self> {
         let info = &found.info;
         check_size(info)?;
-        let features = found.adapter.features() & wgpu::Features::SUBGROUP;
+        let features = found.adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY);
         let own = found.adapter.limits();
         let required_limits = wgpu::Limits {
             max_storage_buffer_binding_size: own.max_storage_buffer_binding_size,
@@ -192,6 +211,7 @@ impl Gpu {
             open: None,
             submits: 0,
             unsubmitted: 0,
+            stopwatch: None,
             fault,
         }
     }
@@ -254,11 +274,11 @@ impl Gpu {
         let mut steps = Vec::with_capacity(count);
         for (i, (slot, dispatch)) in params.chunks_mut(ALIGN).zip(&pass.dispatches).enumerate() {
             slot[..dispatch.params.len()].copy_from_slice(&dispatch.params);
-            let pipeline = self.pipeline(dispatch.kernel, dispatch.precision)?;
+            let pipeline = self.pipeline(dispatch.kernel, dispatch.load.precision)?;
             let bind_group = self.bind_group(&pipeline, dispatch.kernel, &dispatch.buffers);
             let gate = pipeline.gated.then_some(if dispatch.gated { GATE_LIVE as u32 * 4 } else { 0 });
-            let (offset, grid) = (((self.used + i) * ALIGN) as u32, dispatch.grid.map(|n| n as u32));
-            steps.push(Step { pipeline, bind_group, offset, grid, gate });
+            let (offset, grid) = (((self.used + i) * ALIGN) as u32, dispatch.load.grid.map(|n| n as u32));
+            steps.push(Step { pipeline, bind_group, offset, grid, load: dispatch.load, gate });
         }
         self.queue.write_buffer(&self.params, (self.used * ALIGN) as u64, &params);
         self.used += count;
@@ -348,24 +368,27 @@ impl Gpu {
         if !self.is_current(plan) {
             return Err(Error::Usage { reason: "the parameters of this plan have been overwritten".into() });
         }
-        for steps in plan.steps[range].chunks(DISPATCHES_PER_SUBMIT) {
+        // Without timestamps each is waited for.
+        let most = if self.stopwatch.as_ref().is_some_and(|watch| watch.waits()) { 1 } else { DISPATCHES_PER_SUBMIT };
+        for steps in plan.steps[range].chunks(most) {
             let open = self.open.get_or_insert_with(|| Open {
                 encoder: self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None }),
                 dispatches: 0,
             });
-            let mut pass = open.encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: None });
-            for step in steps {
-                pass.set_pipeline(&step.pipeline.pipeline);
-                pass.set_bind_group(0, &step.bind_group, &[step.offset]);
-                if let Some(offset) = step.gate {
-                    pass.set_bind_group(1, &self.gate.bind_group, &[offset]);
+            match &mut self.stopwatch {
+                None => {
+                    let mut pass = open.encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: None });
+                    steps.iter().for_each(|step| step.encode(&mut pass, &self.gate));
                 }
-                pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
+                // A pass for each: that is what has a beginning and an end.
+                Some(watch) => steps.iter().for_each(|step| step.encode(&mut watch.pass(&mut open.encoder, step.load), &self.gate)),
             }
-            drop(pass);
             open.dispatches += steps.len();
-            if open.dispatches >= DISPATCHES_PER_SUBMIT {
+            if open.dispatches >= most {
                 self.flush();
+            }
+            if most == 1 {
+                self.round_trip(steps[0].load)?;
             }
         }
         Ok(())
@@ -374,10 +397,23 @@ impl Gpu {
     /// Submits what is encoded.
     fn flush(&mut self) {
         if let Some(open) = self.open.take() {
-            self.queue.submit([open.encoder.finish()]);
-            self.submits += 1;
-            self.unsubmitted = 0;
+            self.submit(open.encoder);
         }
+    }
+
+    /// Hands over an encoder's commands.
+    fn submit(&mut self, mut encoder: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
+        if let Some(watch) = &mut self.stopwatch {
+            watch.close(&self.device, &mut encoder);
+        }
+        let begin = self.stopwatch.as_ref().map(|_| Instant::now());
+        let submission = self.queue.submit([encoder.finish()]);
+        if let (Some(watch), Some(begin)) = (&mut self.stopwatch, begin) {
+            watch.profile.did("submit", begin);
+        }
+        self.submits += 1;
+        self.unsubmitted = 0;
+        submission
     }
 
     /// The recorded fault if there is one, else an error of this call.

@@ -8,12 +8,14 @@ mod device;
 mod gpu;
 mod memory;
 mod pass;
+pub mod profile;
 pub mod wgsl;
 
 pub use device::{AdapterInfo, AdapterKind, DeviceChoice, DeviceInfo, DeviceOptions, adapters, choose};
 #[cfg(feature = "wgpu-interop")]
 pub use gpu::OwnDevice;
 pub use pass::Pass;
+pub use profile::Profile;
 
 use std::collections::BTreeSet;
 

@@ -10,6 +10,7 @@ pub mod combine;
 pub mod embed;
 pub mod experts;
 pub mod experts_grouped;
+pub mod fma_rate;
 pub mod fork;
 pub mod group;
 pub mod halt;
@@ -20,6 +21,7 @@ pub mod matvec;
 pub mod merge;
 pub mod noise;
 mod product;
+pub mod read_rate;
 pub mod recur;
 pub mod rmsnorm;
 pub mod rope;
@@ -35,13 +37,14 @@ use crate::kernel::{AnyKernel, words};
 use crate::tensor::{Segmented, Tensor};
 
 /// Every kernel, for tests that go over all of them.
-pub const ALL: [&dyn AnyKernel; 23] = [
+pub const ALL: [&dyn AnyKernel; 25] = [
     &attention::ATTENTION,
     &begin::BEGIN,
     &combine::COMBINE,
     &embed::EMBED,
     &experts::EXPERTS,
     &experts_grouped::EXPERTS_GROUPED,
+    &fma_rate::FMA_RATE,
     &fork::FORK,
     &group::GROUP,
     &halt::HALT,
@@ -50,6 +53,7 @@ pub const ALL: [&dyn AnyKernel; 23] = [
     &matvec::MATVEC,
     &merge::MERGE,
     &noise::NOISE,
+    &read_rate::READ_RATE,
     &recur::RECUR,
     &rmsnorm::RMSNORM,
     &rope::ROPE,
