@@ -9,7 +9,7 @@ use crate::backend::{Backend, Pass};
 use crate::error::Result;
 use crate::kernel::{Kernel, Twin, f32s};
 use crate::kernels::expect_room;
-use crate::kernels::read_rate::Rate;
+use crate::kernels::read_rate::{Rate, SHORTEST};
 use crate::params;
 use crate::tensor::{Dtype, Tensor};
 
@@ -97,7 +97,7 @@ const LONG: f64 = 0.005;
 const MOST_ROUNDS: usize = 1 << 14;
 
 /// Runs of which the fastest counts.
-const RUNS: usize = 3;
+const RUNS: usize = 5;
 
 /// The rates at which a device multiplies and adds, in operations a second, written as one operation and as two. Errors: those of a profile.
 pub async fn fma_rates(backend: &mut Backend) -> Result<Vec<Rate>> {
@@ -118,7 +118,7 @@ pub async fn fma_rates(backend: &mut Backend) -> Result<Vec<Rate>> {
             if seconds < LONG && rounds < MOST_ROUNDS {
                 rounds *= 4;
             } else {
-                best = best.max(flops as f64 / seconds.max(1e-9));
+                best = best.max(flops as f64 / seconds.max(SHORTEST));
                 runs += 1;
             }
         }

@@ -3,7 +3,7 @@
 //! In round r thread t of workgroup g reads four `vec4`s, from `g · group_step + t · thread_step + r · round_step` on, each
 //! `inner_step` after the one before. All threads together read every number once; the [patterns](Pattern) differ in who reads which.
 
-use crate::backend::{Backend, Pass};
+use crate::backend::{Backend, Pass, Plan};
 use crate::error::Result;
 use crate::kernel::{Kernel, Twin, f32s};
 use crate::kernels::{expect, expect_room, noise};
@@ -126,10 +126,13 @@ impl Rate {
 /// Rounds of a thread: 1 KiB, so that the one number that it writes does not count.
 const ROUNDS: usize = 16;
 
-/// Runs of which the fastest counts.
-const RUNS: usize = 3;
+/// Runs of which the fastest counts; the first of them warms up.
+const RUNS: usize = 5;
 
-/// The rates at which a device reads `bytes` of its memory (more than its caches hold) in each pattern; one is a warm-up. It takes as
+/// Seconds that a clock is taken to tell apart: one that did not move is no reason to divide by zero.
+pub(super) const SHORTEST: f64 = 1e-9;
+
+/// The rates at which a device reads `bytes` of its memory (more than its caches hold) in each pattern. It takes as
 /// much memory, in parts of at most 128 MiB. Errors: [`Error::TooSmall`](crate::Error::TooSmall), those of a profile.
 pub async fn read_rates(backend: &mut Backend, bytes: usize) -> Result<Vec<Rate>> {
     let group = backend.tier().workgroup as usize;
@@ -144,21 +147,24 @@ pub async fn read_rates(backend: &mut Backend, bytes: usize) -> Result<Vec<Rate>
     parts.iter().try_for_each(|part| noise::words(&mut pass, part, 0, 0x807f_ffff, 1f32.to_bits()))?;
     let plan = backend.plan(pass)?;
     backend.run(&plan).await?;
-    let mut rates = Vec::new();
-    for pattern in Pattern::ALL {
-        let mut pass = backend.pass();
-        parts.iter().try_for_each(|part| read_rate(&mut pass, part, pattern, group, ROUNDS, &y))?;
-        let plan = backend.plan(pass)?;
-        let mut best = 0f64;
-        for _ in 0..RUNS {
+    let mut rates = Pattern::ALL.map(|pattern| Rate { how: pattern.name(), per_second: 0.0 }).to_vec();
+    let plans: Vec<Plan> = Pattern::ALL
+        .iter()
+        .map(|pattern| {
+            let mut pass = backend.pass();
+            parts.iter().try_for_each(|part| read_rate(&mut pass, part, *pattern, group, ROUNDS, &y))?;
+            backend.plan(pass)
+        })
+        .collect::<Result<_>>()?;
+    // In turns, so that what else the machine does falls on all.
+    for _ in 0..RUNS {
+        for (plan, rate) in plans.iter().zip(&mut rates) {
             backend.start_profile()?;
-            backend.run(&plan).await?;
-            let profile = backend.take_profile().await?;
-            let bytes: u64 = profile.dispatches.iter().map(|dispatch| dispatch.load.bytes).sum();
-            // A clock that did not move is no reason to divide by zero.
-            best = best.max(bytes as f64 / profile.busy().max(1e-9));
+            backend.run(plan).await?;
+            for dispatch in backend.take_profile().await?.dispatches {
+                rate.per_second = rate.per_second.max(dispatch.load.bytes as f64 / dispatch.seconds.max(SHORTEST));
+            }
         }
-        rates.push(Rate { how: pattern.name(), per_second: best });
     }
     Ok(rates)
 }
