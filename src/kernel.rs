@@ -2,7 +2,8 @@
 //! says in plain Rust what it computes. A kernel is declared once, as a constant, beside its formula (see [`crate::kernels`]).
 //!
 //! Bindings follow from the declaration: 0 is the uniform `Params`, then the arguments that are read, then those that are
-//! written, each in order. A test lets naga reflect every shader and compares.
+//! written, each in order. A test lets naga reflect every shader and compares. Shared memory (`var<workgroup>`) is not zeroed where the
+//! API leaves that to us: a kernel reads there only what it has written.
 
 use crate::precision::Precision;
 use crate::tensor::Dtype;

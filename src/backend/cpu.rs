@@ -1,7 +1,10 @@
 //! The CPU backend: a buffer is a vector, a dispatch is a call of the kernel's twin. Exact reference, and the fallback where
 //! there is no GPU.
 
+use web_time::Instant;
+
 use crate::backend::pass::{Dispatch, Pass};
+use crate::backend::profile::Profile;
 use crate::backend::{GATE_LIVE, new_gate};
 use crate::kernel::Link;
 use crate::tensor::BufferId;
@@ -9,12 +12,14 @@ use crate::tensor::BufferId;
 /// Buffers in host memory. Words of `u32` tensors are kept as the bits of `f32`.
 pub(crate) struct Cpu {
     buffers: Vec<Vec<f32>>,
+    /// Where the time of every twin is written down, if it is.
+    pub profile: Option<Profile>,
 }
 
 impl Cpu {
     /// A memory that holds the gate, and nothing else.
     pub fn new() -> Self {
-        Self { buffers: vec![bytemuck::cast_slice(&new_gate()).to_vec()] }
+        Self { buffers: vec![bytemuck::cast_slice(&new_gate()).to_vec()], profile: None }
     }
 
     /// Whether the gate keeps a dispatch from running.
@@ -64,7 +69,12 @@ impl Cpu {
         let mut taken: Vec<Vec<f32>> = writes.iter().map(|id| std::mem::take(&mut self.buffers[id.0 as usize])).collect();
         {
             let reads: Vec<&[f32]> = reads.iter().map(|id| self.buffers[id.0 as usize].as_slice()).collect();
-            dispatch.kernel.run_twin(&dispatch.params, dispatch.precision, &reads, taken.iter_mut().map(Vec::as_mut_slice).collect());
+            let writes = taken.iter_mut().map(Vec::as_mut_slice).collect();
+            let begin = self.profile.as_ref().map(|_| Instant::now());
+            dispatch.kernel.run_twin(&dispatch.params, dispatch.load.precision, &reads, writes);
+            if let (Some(profile), Some(begin)) = (&mut self.profile, begin) {
+                profile.ran(dispatch.load, begin);
+            }
         }
         for (id, buffer) in writes.iter().zip(taken) {
             self.buffers[id.0 as usize] = buffer;

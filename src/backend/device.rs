@@ -1,5 +1,7 @@
 //! Which device to run on: what there is, what was asked for, and what is chosen.
 
+use std::path::PathBuf;
+
 use crate::backend::gpu;
 use crate::error::{Error, Result};
 use crate::kernel::Tier;
@@ -62,6 +64,9 @@ pub struct DeviceOptions {
     pub memory: Option<u64>,
     /// Forces a tier instead of choosing one from the adapter's facts.
     pub tier: Option<Tier>,
+    /// Folder in which to keep what the driver compiles, for the next program to find: made if need be, a file an adapter. Nothing is kept
+    /// where the API cannot (wgpu can with Vulkan); what cannot be read or written is passed over. Default: nothing is written.
+    pub pipeline_cache: Option<PathBuf>,
 }
 
 /// What sort of adapter it is.

@@ -5,23 +5,31 @@
 //! there is enough of it for a submit, or until something is written or looked at.
 
 mod adapters;
+mod clock;
 mod looks;
+mod pipelines;
 
 pub(crate) use adapters::{Found, enumerate, tier};
 pub(crate) use looks::Look;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
+
+use web_time::Instant;
 
 use crate::backend::device::{AdapterInfo, DeviceInfo};
 use crate::backend::pass::Pass;
-use crate::backend::{GATE_LIVE, new_gate, wgsl};
+use crate::backend::profile::Load;
+use crate::backend::{GATE_LIVE, new_gate};
 use crate::error::{Error, Result};
-use crate::kernel::{AnyKernel, Link, Tier};
+use crate::kernel::{AnyKernel, Tier};
 use crate::precision::Precision;
 use crate::tensor::BufferId;
 use adapters::check_size;
+use clock::Stopwatch;
+use pipelines::{Kept, Pipeline};
 
 /// Dispatches per submit: long work is split, so that no submit runs into a driver's time limit.
 const DISPATCHES_PER_SUBMIT: usize = 64;
@@ -49,13 +57,6 @@ pub struct OwnDevice {
     pub queue: wgpu::Queue,
 }
 
-struct Pipeline {
-    pipeline: wgpu::ComputePipeline,
-    layout: wgpu::BindGroupLayout,
-    /// Whether it asks the gate.
-    gated: bool,
-}
-
 /// The gate as the shaders see it: a uniform that is either always 1 or says whether the pass is needed.
 struct Gate {
     layout: wgpu::BindGroupLayout,
@@ -76,6 +77,8 @@ pub(crate) struct Gpu {
     tier: Tier,
     max_binding: u64,
     pipelines: HashMap<(&'static str, Precision), Arc<Pipeline>>,
+    /// What was compiled before, for whoever asked for it.
+    kept: Option<Kept>,
     bind_groups: HashMap<(&'static str, Vec<BufferId>), wgpu::BindGroup>,
     gate: Gate,
     /// The parameters of all plans, and how many dispatches have theirs there.
@@ -90,6 +93,8 @@ pub(crate) struct Gpu {
     submits: u64,
     /// Bytes written since the last submit.
     unsubmitted: usize,
+    /// What writes down how long each dispatch takes, while anybody wants to know.
+    stopwatch: Option<Box<Stopwatch>>,
     /// The first thing that went wrong outside a call that could have returned it. Nothing runs after it.
     fault: Arc<Mutex<Option<Fault>>>,
 }
@@ -112,16 +117,30 @@ struct Step {
     bind_group: wgpu::BindGroup,
     offset: u32,
     grid: [u32; 3],
+    load: Load,
     /// Where the gate is read, for a kernel that asks it.
     gate: Option<u32>,
 }
 
+impl Step {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>, gate: &Gate) {
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[self.offset]);
+        if let Some(offset) = self.gate {
+            pass.set_bind_group(1, &gate.bind_group, &[offset]);
+        }
+        pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);
+    }
+}
+
 impl Gpu {
-    /// Makes a device with the adapter's binding size and the baseline of everything else.
-    pub async fn open(found: &Found, forced: Option<Tier>) -> Result<Self> {
+    /// Makes a device with the adapter's binding size and the baseline of everything else. What it compiles is kept in the folder `keep`.
+    pub async fn open(found: &Found, forced: Option<Tier>, keep: Option<&Path>) -> Result<Self> {
         let info = &found.info;
         check_size(info)?;
-        let features = found.adapter.features() & wgpu::Features::SUBGROUP;
+        let mut features = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        features.set(wgpu::Features::PIPELINE_CACHE, keep.is_some());
+        features &= found.adapter.features();
         let own = found.adapter.limits();
         let required_limits = wgpu::Limits {
             max_storage_buffer_binding_size: own.max_storage_buffer_binding_size,
@@ -135,7 +154,8 @@ impl Gpu {
             .request_device(&descriptor)
             .await
             .map_err(|e| Error::Gpu { doing: format!("opening {}", info.name), reason: e.to_string() })?;
-        Ok(Self::with(device, queue, info.clone(), forced))
+        let kept = keep.and_then(|folder| Kept::open(&device, &found.adapter.get_info(), folder));
+        Ok(Self { kept, ..Self::with(device, queue, info.clone(), forced) })
     }
 
     /// Takes over a device that the program made.
@@ -182,6 +202,7 @@ impl Gpu {
             device,
             queue,
             pipelines: HashMap::new(),
+            kept: None,
             bind_groups: HashMap::new(),
             gate,
             params,
@@ -192,6 +213,7 @@ impl Gpu {
             open: None,
             submits: 0,
             unsubmitted: 0,
+            stopwatch: None,
             fault,
         }
     }
@@ -250,15 +272,16 @@ impl Gpu {
             self.flush();
             (self.used, self.epoch) = (0, self.epoch + 1);
         }
+        self.compile(pass)?;
         let mut params = vec![0u8; count * ALIGN];
         let mut steps = Vec::with_capacity(count);
         for (i, (slot, dispatch)) in params.chunks_mut(ALIGN).zip(&pass.dispatches).enumerate() {
             slot[..dispatch.params.len()].copy_from_slice(&dispatch.params);
-            let pipeline = self.pipeline(dispatch.kernel, dispatch.precision)?;
+            let Some(pipeline) = self.pipelines.get(&(dispatch.kernel.name(), dispatch.load.precision)).cloned() else { continue };
             let bind_group = self.bind_group(&pipeline, dispatch.kernel, &dispatch.buffers);
             let gate = pipeline.gated.then_some(if dispatch.gated { GATE_LIVE as u32 * 4 } else { 0 });
-            let (offset, grid) = (((self.used + i) * ALIGN) as u32, dispatch.grid.map(|n| n as u32));
-            steps.push(Step { pipeline, bind_group, offset, grid, gate });
+            let (offset, grid) = (((self.used + i) * ALIGN) as u32, dispatch.load.grid.map(|n| n as u32));
+            steps.push(Step { pipeline, bind_group, offset, grid, load: dispatch.load, gate });
         }
         self.queue.write_buffer(&self.params, (self.used * ALIGN) as u64, &params);
         self.used += count;
@@ -279,47 +302,6 @@ impl Gpu {
     /// Command buffers submitted so far.
     pub fn submits(&self) -> u64 {
         self.submits
-    }
-
-    fn pipeline(&mut self, kernel: &'static dyn AnyKernel, precision: Precision) -> Result<Arc<Pipeline>> {
-        if let Some(pipeline) = self.pipelines.get(&(kernel.name(), precision)) {
-            return Ok(pipeline.clone());
-        }
-        let label = Some(kernel.name());
-        let text = wgsl::source(kernel, &self.tier, precision);
-        let module =
-            self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(text.into()) });
-        let (reads, writes) = kernel.args();
-        let entry = |binding: usize, ty| wgpu::BindGroupLayoutEntry {
-            binding: binding as u32,
-            visibility: wgpu::ShaderStages::COMPUTE,
-            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: binding == 0, min_binding_size: None },
-            count: None,
-        };
-        let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
-        for i in 0..reads.len() + writes.len() {
-            entries.push(entry(i + 1, wgpu::BufferBindingType::Storage { read_only: i < reads.len() }));
-        }
-        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
-        let gated = kernel.links().contains(&Link::Gate);
-        let groups = [Some(&layout), Some(&self.gate.layout)];
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label,
-            bind_group_layouts: if gated { &groups } else { &groups[..1] },
-            immediate_size: 0,
-        });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label,
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: Default::default(),
-            cache: None,
-        });
-        self.check(&format!("compiling kernel {}", kernel.name()))?;
-        let pipeline = Arc::new(Pipeline { pipeline, layout, gated });
-        self.pipelines.insert((kernel.name(), precision), pipeline.clone());
-        Ok(pipeline)
     }
 
     fn bind_group(&mut self, pipeline: &Pipeline, kernel: &dyn AnyKernel, buffers: &[BufferId]) -> wgpu::BindGroup {
@@ -348,24 +330,27 @@ impl Gpu {
         if !self.is_current(plan) {
             return Err(Error::Usage { reason: "the parameters of this plan have been overwritten".into() });
         }
-        for steps in plan.steps[range].chunks(DISPATCHES_PER_SUBMIT) {
+        // Without timestamps each is waited for.
+        let most = if self.stopwatch.as_ref().is_some_and(|watch| watch.waits()) { 1 } else { DISPATCHES_PER_SUBMIT };
+        for steps in plan.steps[range].chunks(most) {
             let open = self.open.get_or_insert_with(|| Open {
                 encoder: self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None }),
                 dispatches: 0,
             });
-            let mut pass = open.encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: None });
-            for step in steps {
-                pass.set_pipeline(&step.pipeline.pipeline);
-                pass.set_bind_group(0, &step.bind_group, &[step.offset]);
-                if let Some(offset) = step.gate {
-                    pass.set_bind_group(1, &self.gate.bind_group, &[offset]);
+            match &mut self.stopwatch {
+                None => {
+                    let mut pass = open.encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: None });
+                    steps.iter().for_each(|step| step.encode(&mut pass, &self.gate));
                 }
-                pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
+                // A pass for each: that is what has a beginning and an end.
+                Some(watch) => steps.iter().for_each(|step| step.encode(&mut watch.pass(&mut open.encoder, step.load), &self.gate)),
             }
-            drop(pass);
             open.dispatches += steps.len();
-            if open.dispatches >= DISPATCHES_PER_SUBMIT {
+            if open.dispatches >= most {
                 self.flush();
+            }
+            if most == 1 {
+                self.round_trip(steps[0].load)?;
             }
         }
         Ok(())
@@ -374,10 +359,23 @@ impl Gpu {
     /// Submits what is encoded.
     fn flush(&mut self) {
         if let Some(open) = self.open.take() {
-            self.queue.submit([open.encoder.finish()]);
-            self.submits += 1;
-            self.unsubmitted = 0;
+            self.submit(open.encoder);
         }
+    }
+
+    /// Hands over an encoder's commands.
+    fn submit(&mut self, mut encoder: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
+        if let Some(watch) = &mut self.stopwatch {
+            watch.close(&self.device, &mut encoder);
+        }
+        let begin = self.stopwatch.as_ref().map(|_| Instant::now());
+        let submission = self.queue.submit([encoder.finish()]);
+        if let (Some(watch), Some(begin)) = (&mut self.stopwatch, begin) {
+            watch.profile.did("submit", begin);
+        }
+        self.submits += 1;
+        self.unsubmitted = 0;
+        submission
     }
 
     /// The recorded fault if there is one, else an error of this call.

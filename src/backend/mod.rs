@@ -8,12 +8,14 @@ mod device;
 mod gpu;
 mod memory;
 mod pass;
+pub mod profile;
 pub mod wgsl;
 
 pub use device::{AdapterInfo, AdapterKind, DeviceChoice, DeviceInfo, DeviceOptions, adapters, choose};
 #[cfg(feature = "wgpu-interop")]
 pub use gpu::OwnDevice;
 pub use pass::Pass;
+pub use profile::Profile;
 
 use std::collections::BTreeSet;
 
@@ -162,7 +164,7 @@ impl Backend {
         let (engine, info) = match device::select(options).await? {
             device::Selected::Cpu => (Engine::Cpu(Cpu::new()), DeviceInfo::cpu()),
             device::Selected::Gpu(adapter) => {
-                let gpu = Box::new(Gpu::open(&adapter, options.tier).await?);
+                let gpu = Box::new(Gpu::open(&adapter, options.tier, options.pipeline_cache.as_deref()).await?);
                 let info = gpu.info().clone();
                 if options.shadow || options.device == DeviceChoice::Shadow {
                     (Engine::Shadow(Cpu::new(), gpu), info.shadowed())

@@ -1,5 +1,6 @@
 //! A pass is a list of dispatches, recorded without a device at hand; a backend turns it into a plan that can be replayed.
 
+use crate::backend::profile::Load;
 use crate::error::{Error, Result};
 use crate::kernel::{AnyKernel, Arg, Grid, Kernel, Params, Tier};
 use crate::precision::Precision;
@@ -11,9 +12,8 @@ pub(crate) struct Dispatch {
     pub params: Vec<u8>,
     pub buffers: Vec<BufferId>,
     pub reads: usize,
-    pub grid: Grid,
-    /// How the weights among its arguments are stored; f32 where there are none.
-    pub precision: Precision,
+    /// What it has to do, its grid and the precision of its weights among it.
+    pub load: Load,
     /// Whether it is left out once the gate is closed.
     pub gated: bool,
 }
@@ -23,13 +23,15 @@ pub struct Pass {
     tier: Tier,
     gated: bool,
     weights: u64,
+    /// What was said of the dispatch recorded next: bytes of weights, other bytes, operations.
+    said: Option<(u64, u64, u64)>,
     pub(crate) dispatches: Vec<Dispatch>,
 }
 
 impl Pass {
     /// An empty pass for devices of this tier.
     pub fn new(tier: Tier) -> Self {
-        Self { tier, gated: false, weights: 0, dispatches: Vec::new() }
+        Self { tier, gated: false, weights: 0, said: None, dispatches: Vec::new() }
     }
 
     /// Makes what is recorded from here on depend on the gate: it is left out where the gate is closed.
@@ -40,6 +42,16 @@ impl Pass {
     /// Counts bytes of weights that the dispatch recorded next reads, at most.
     pub(crate) fn touch(&mut self, bytes: usize) {
         self.weights += bytes as u64;
+        self.said.get_or_insert_default().0 += bytes as u64;
+    }
+
+    /// Says what the dispatch recorded next does besides reading the weights that it [touches](Self::touch): bytes that it reads and writes,
+    /// each once, and floating-point operations, two for a multiplication with an addition. Only a profile looks at it. Of a kernel that says
+    /// nothing at all, the bytes are those of its rows of every tensor that it binds, and nothing is known of its operations.
+    pub fn work(&mut self, bytes: usize, flops: usize) {
+        let said = self.said.get_or_insert_default();
+        said.1 += bytes as u64;
+        said.2 += flops as u64;
     }
 
     /// Bytes of weight matrices that this pass reads: of the experts, those of as many as its rows can choose.
@@ -66,6 +78,7 @@ impl Pass {
         reads: [&Tensor; R],
         writes: [&Tensor; W],
     ) -> Result<()> {
+        let said = self.said.take();
         let grid = (kernel.grid)(&params, &self.tier);
         let wrong = |reason: String| Error::Usage { reason: format!("kernel {}: {reason}", kernel.name) };
         for (arg, tensor) in pairs(&kernel.reads, &reads).chain(pairs(&kernel.writes, &writes)) {
@@ -90,8 +103,16 @@ impl Pass {
             Dtype::Weights(precision) => Some(precision),
             _ => None,
         });
-        let (params, precision) = (bytemuck::bytes_of(&params).to_vec(), precision.unwrap_or(Precision::F32));
-        self.dispatches.push(Dispatch { kernel, params, buffers, reads: R, grid, precision, gated: self.gated });
+        let params = bytemuck::bytes_of(&params).to_vec();
+        let rows = P::FIELDS.iter().position(|field| *field == ("rows", "u32")).and_then(|at| params.get(4 * at..4 * at + 4));
+        let rows = rows.map(|bytes| bytemuck::pod_read_unaligned::<u32>(bytes) as usize);
+        let (weights, others, flops) = said.unwrap_or_else(|| {
+            let words = |tensor: &&Tensor| tensor.rows.min(rows.unwrap_or(usize::MAX)) * tensor.stride;
+            (0, 4 * reads.iter().chain(&writes).map(words).sum::<usize>() as u64, 0)
+        });
+        let precision = precision.unwrap_or(Precision::F32);
+        let load = Load { kernel: kernel.name, precision, rows, grid, bytes: weights + others, flops };
+        self.dispatches.push(Dispatch { kernel, params, buffers, reads: R, load, gated: self.gated });
         Ok(())
     }
 }

@@ -10,14 +10,21 @@
 //! is run once before it is timed.
 
 mod report;
+mod roofline;
 mod time;
+mod trace;
+
+use std::path::PathBuf;
 
 use pollster::block_on;
 
 use self::report::{About, Format};
+use self::roofline::Roofline;
 use self::time::{Kind, Row, Test};
 use super::common::{self, Common, Loading};
+use super::forward::save::Target;
 use super::interrupt;
+use crate::backend::DeviceChoice;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::files::Source;
@@ -59,6 +66,13 @@ pub(super) struct Args {
     /// Loops of every token: rows for each [default: the model's own]
     #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
     loops: Vec<usize>,
+    /// Also run the first prompt and the first generation while every kernel is timed, and print each kernel as a share of what the device
+    /// can do: its read bandwidth and its rate of multiplications with additions, measured in the same run
+    #[arg(long)]
+    roofline: bool,
+    /// JSON file to write: what ran when in that prompt and that generation, for ui.perfetto.dev or chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     #[command(flatten)]
     loading: Loading,
     /// How to write the results
@@ -70,12 +84,14 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     let found = Found::new(args, common)?;
     let tests = tests(args, &found)?;
+    let trace = checked(args, common, &found)?;
     // A 0 among the loops is refused like any other number of loops that cannot be.
     let loops = tests.iter().map(|test| test.loops);
     let loops = if loops.clone().any(|loops| loops == 0) { Some(0) } else { loops.max() };
     let context = tests.iter().map(|test| test.cached + test.tokens).max();
     let options = Options { context, loops, ..args.loading.options(common) };
     interrupt::watch()?;
+    let roofline = args.roofline.then(|| Roofline::measure(&options.device)).transpose()?;
     let (mut model, mut made);
     let engine = match found.weights {
         Weights::Files(source) => {
@@ -89,7 +105,8 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
         }
     };
     let bar = common.bar("{msg:14} {bar:30} {pos}/{len} {eta}");
-    bar.set_length((tests.len() * (args.repeat + 1)) as u64);
+    let profiles = if roofline.is_some() || trace.is_some() { time::profiled(&tests).count() } else { 0 };
+    bar.set_length((tests.len() * (args.repeat + 1) + 2 * profiles) as u64);
     let running = interrupt::Running::start();
     let mut shown = None;
     // Called between tokens too, while the clock runs: next to nothing is done then.
@@ -103,13 +120,38 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
         if running.stopped() { Err(Error::Cancelled) } else { Ok(()) }
     };
     let mut rows: Vec<Row> = Vec::new();
-    let ended = time::all(engine, &tests, args.repeat, &mut watch, &mut rows);
+    let mut profiled = Vec::new();
+    let mut ended = time::all(engine, &tests, args.repeat, &mut watch, &mut rows);
+    if ended.is_ok() && profiles > 0 {
+        ended = time::profile(engine, &tests, &mut watch).map(|rows| profiled = rows);
+    }
     bar.finish_and_clear();
     if ended.is_ok() || !rows.is_empty() {
-        let about = About { name: &found.name, untrained: args.config.is_some(), repeat: args.repeat, engine };
+        let roofline = roofline.as_ref().map(|roofline| (roofline, &profiled[..]));
+        let about = About { name: &found.name, untrained: args.config.is_some(), repeat: args.repeat, engine, roofline };
         common::print(&report::write(&about, &rows, args.format))?;
     }
+    if let (Ok(()), Some(trace)) = (&ended, trace) {
+        let json = trace::json(&found.name, &engine.device().name, &profiled);
+        trace.write(|file| Ok(serde_json::to_writer(file, &json)?))?;
+    }
     ended
+}
+
+/// Refuses what cannot be measured or written, before anything is; the file of the trace.
+fn checked(args: &Args, common: &Common, found: &Found) -> Result<Option<Target>> {
+    let refuse = |name: &str, expected: &str, found: String| Err(Error::Argument { name: name.into(), expected: expected.into(), found });
+    if args.roofline && args.format == Format::Csv {
+        return refuse("--format", "md or json with --roofline, which has tables of its own", "csv".into());
+    }
+    if (args.roofline || args.trace.is_some()) && common.device == DeviceChoice::Shadow {
+        return refuse("--device", "a device that is not checked at every kernel, to time them", "shadow".into());
+    }
+    let Some(trace) = &args.trace else { return Ok(None) };
+    if let Weights::Files(source) = &found.weights {
+        common::check_output("--trace", trace, source, &[])?;
+    }
+    Target::new(trace).map(Some)
 }
 
 /// What is known of the model before it is loaded.

@@ -111,7 +111,13 @@ pub(super) enum Color {
 impl Common {
     /// The device as the library takes it.
     pub fn device(&self) -> DeviceOptions {
-        DeviceOptions { device: self.device.clone(), allow_software: self.allow_software, memory: self.memory, ..DeviceOptions::default() }
+        DeviceOptions {
+            device: self.device.clone(),
+            allow_software: self.allow_software,
+            memory: self.memory,
+            pipeline_cache: pipeline_cache(),
+            ..DeviceOptions::default()
+        }
     }
 
     /// Whether the answer is to be coloured, which goes to stdout or not.
@@ -158,6 +164,21 @@ impl Common {
             say(&format!("device: {}", engine.device().name));
             say(&format!("memory: {} on the device", size(engine.allocated_bytes() as u64)));
         }
+    }
+}
+
+/// The user's folder for what GPU drivers compile: that of `REFRAIN_PIPELINE_CACHE`, which may be `off`, or where the system keeps caches.
+fn pipeline_cache() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    match set("REFRAIN_PIPELINE_CACHE") {
+        Some(folder) => (folder.as_os_str() != "off").then_some(folder),
+        None if cfg!(windows) => set("LOCALAPPDATA").map(|caches| caches.join("refrain")),
+        None if cfg!(target_os = "macos") => set("HOME").map(|home| home.join("Library/Caches/refrain")),
+        // A relative path there is to be ignored, says the XDG Base Directory Specification.
+        None => set("XDG_CACHE_HOME")
+            .filter(|caches| caches.is_absolute())
+            .or_else(|| set("HOME").map(|home| home.join(".cache")))
+            .map(|caches| caches.join("refrain")),
     }
 }
 

@@ -10,7 +10,7 @@
 //!                       logits_prompt (B, P, V), loops_used (B, P)
 //! ```
 
-mod save;
+pub(super) mod save;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

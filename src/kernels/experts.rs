@@ -156,6 +156,7 @@ pub fn experts_up(pass: &mut Pass, w: &Matrix, slots: &Slots, x: &Tensor, y: &Te
     expect_room(name, "rows of y", rows * slots.count(), y.rows)?;
     expect_room(name, "rows of x and ids", rows, x.rows.min(slots.ids.rows))?;
     pass.touch(w.bytes(slots.most(rows) * of_expert));
+    pass.work(4 * rows * (x.cols + slots.count() * y.cols), 2 * rows * slots.count() * of_expert * x.cols);
     for (first, part) in w.parts() {
         let params = slots.params(w, (first, part.data.rows), of_expert, x, y, rows);
         pass.dispatch(&EXPERTS_UP, params, [&part.data, &part.scales, x, &slots.ids], [y])?;
@@ -171,6 +172,7 @@ pub fn experts_down(pass: &mut Pass, w: &Matrix, slots: &Slots, x: &Tensor, y: &
     expect_room(name, "rows of x", rows * slots.count(), x.rows)?;
     expect_room(name, "rows of y, ids and gates", rows, y.rows.min(slots.ids.rows).min(slots.gates.rows))?;
     pass.touch(w.bytes(slots.most(rows) * of_expert));
+    pass.work(4 * rows * (slots.count() * x.cols + 2 * y.cols), 2 * rows * slots.count() * of_expert * x.cols);
     for (first, part) in w.parts() {
         let params = slots.params(w, (first, part.data.rows), of_expert, x, y, rows);
         pass.dispatch(&EXPERTS_DOWN, params, [&part.data, &part.scales, x, &slots.ids, &slots.gates], [y])?;

@@ -78,6 +78,7 @@ pub fn experts_grouped(pass: &mut Pass, w: &Matrix, slots: &Slots, x: &Tensor, g
     let tiles = most_tiles(rows * slots.count(), experts, groups.tile);
     expect_room(name, "rows of tiles", tiles, groups.tiles.rows)?;
     pass.touch(w.bytes(slots.most(rows) * outs));
+    pass.work(4 * rows * slots.count() * (x.cols + outs), 2 * rows * slots.count() * x.cols * outs);
     for (first, part) in w.parts() {
         let params = Params {
             rows: rows as u32,

@@ -156,6 +156,7 @@ pub fn linear<'a>(pass: &mut Pass, w: impl std::convert::Into<PerHead<'a>>, x: C
         let few = rows <= FEW_ROWS && pass.fits((MATVEC.grid)(&params, &pass.tier()));
         let kernel = if few { &MATVEC } else { &MATMUL };
         pass.touch(w.w.bytes(batch * outs));
+        pass.work(4 * rows * batch * (ins + outs), 2 * rows * batch * ins * outs);
         pass.dispatch(kernel, params, [&part.data, &part.scales, x.tensor], [y.tensor])?;
     }
     Ok(())

@@ -13,6 +13,7 @@ pub mod experts;
 pub mod experts_down;
 pub mod experts_grouped;
 pub mod experts_up;
+pub mod fma_rate;
 pub mod fork;
 pub mod group;
 pub mod halt;
@@ -23,6 +24,7 @@ pub mod matvec;
 pub mod merge;
 pub mod noise;
 mod product;
+pub mod read_rate;
 pub mod recur;
 pub mod rmsnorm;
 mod rope;
@@ -38,7 +40,7 @@ use crate::kernel::{AnyKernel, words};
 use crate::tensor::{Segmented, Tensor};
 
 /// Every kernel, for tests that go over all of them.
-pub const ALL: [&dyn AnyKernel; 23] = [
+pub const ALL: [&dyn AnyKernel; 25] = [
     &attention::ATTENTION,
     &attention_merge::ATTENTION_MERGE,
     &begin::BEGIN,
@@ -47,6 +49,7 @@ pub const ALL: [&dyn AnyKernel; 23] = [
     &experts_down::EXPERTS_DOWN,
     &experts_grouped::EXPERTS_GROUPED,
     &experts_up::EXPERTS_UP,
+    &fma_rate::FMA_RATE,
     &fork::FORK,
     &group::GROUP,
     &inject::INJECT,
@@ -54,6 +57,7 @@ pub const ALL: [&dyn AnyKernel; 23] = [
     &matvec::MATVEC,
     &merge::MERGE,
     &noise::NOISE,
+    &read_rate::READ_RATE,
     &recur::RECUR,
     &rmsnorm::RMSNORM,
     &router::ROUTER,

@@ -102,5 +102,6 @@ pub fn recur(pass: &mut Pass, list: RowList, x: &Tensor, ending: &Ending, states
         threshold: head.threshold,
     };
     pass.touch(4 * 2 * rank * h.stride);
+    pass.work(4 * list.rows * 6 * h.cols, 2 * list.rows * h.cols * (2 * rank + 4));
     pass.dispatch(&RECUR, params, [&list.table, x, e, table, scale], [h, out, act])
 }

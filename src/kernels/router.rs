@@ -91,5 +91,6 @@ pub fn router(pass: &mut Pass, u: &Tensor, weights: &Router, x: &Tensor, ids: &T
         eps: EPS,
     };
     pass.touch(4 * w.rows * w.stride);
+    pass.work(4 * rows * 2 * x.cols, 2 * rows * x.cols * (w.rows + 2));
     pass.dispatch(&ROUTER, params, [u, gain, w, bias], [x, ids, gates])
 }

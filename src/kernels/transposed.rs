@@ -67,6 +67,7 @@ pub fn transposed(pass: &mut Pass, w: PerHead, x: Columns, y: Columns, rows: usi
             y_start: (y.start + part.first * y.step) as u32,
         };
         pass.touch(w.w.bytes(part.batch * part.outs));
+        pass.work(4 * rows * part.batch * (part.outs + w.w.cols), 2 * rows * part.batch * part.outs * w.w.cols);
         pass.dispatch(&TRANSPOSED, params, [&part.part.data, &part.part.scales, x.tensor], [y.tensor])?;
     }
     Ok(())

@@ -21,6 +21,7 @@ mod flight;
 mod ledger;
 mod loader;
 mod needs;
+mod profile;
 pub mod published;
 mod quality;
 mod recurrent;

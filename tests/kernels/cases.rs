@@ -6,10 +6,12 @@ use refrain::kernels::attention::{Heads, MAX_KEY, MAX_VALUE, Output, Queries, Sp
 use refrain::kernels::begin::begin;
 use refrain::kernels::combine::combine;
 use refrain::kernels::experts_grouped::Groups;
+use refrain::kernels::fma_rate::fma_rate;
 use refrain::kernels::fork::fork;
 use refrain::kernels::group::{group, most_tiles};
 use refrain::kernels::halt::{Head, Mode, start};
 use refrain::kernels::inject::{Gating, inject};
+use refrain::kernels::read_rate::{Pattern, read_rate};
 use refrain::kernels::recur::Ending;
 use refrain::kernels::rmsnorm::rmsnorm;
 use refrain::kernels::router::{Router, router};
@@ -42,6 +44,7 @@ pub fn table() -> Vec<Case> {
     table.router();
     table.group();
     table.top();
+    table.rates();
     table.0
 }
 
@@ -246,6 +249,28 @@ impl Table {
                         group(&mut b.pass, &slots, Groups { tiles: &tiles, order: &order, tile }, rows)
                     });
                 }
+            }
+        }
+    }
+
+    /// The kernels that measure a device. Outputs beyond the last thread must stay as they were.
+    fn rates(&mut self) {
+        for pattern in Pattern::ALL {
+            for (groups, rounds) in [(1, 1), (3, 1), (2, 3)] {
+                self.add("read_rate", format!("{}, {groups} groups, {rounds} rounds", pattern.name()), move |b| {
+                    // The workgroup of the tier under test, on whatever backend: small enough for a binding.
+                    let group = (b.tile / 4).pow(2);
+                    let (x, y) = (b.random("x", 1, 16 * groups * rounds * group)?, b.random("y", 1, groups * group + 3)?);
+                    read_rate(&mut b.pass, &x, pattern, group, rounds, &y)
+                });
+            }
+        }
+        for (threads, rounds) in [(1, 1), (3, 0), (70, 2), (300, 1)] {
+            for fused in [false, true] {
+                self.add("fma_rate", format!("{threads} threads, {rounds} rounds, fused: {fused}"), move |b| {
+                    let y = b.random("y", 1, threads + 5)?;
+                    fma_rate(&mut b.pass, threads, rounds, fused, &y)
+                });
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Data on its way back: spans are copied into a staging buffer that is mapped once all that was run before is done.
 
+use web_time::Instant;
+
 use crate::backend::Span;
 use crate::backend::gpu::Gpu;
 use crate::error::Result;
@@ -37,9 +39,7 @@ impl Gpu {
             encoder.copy_buffer_to_buffer(source, span.offset as u64 * 4, &staging, offset, span.len as u64 * 4);
             offset += span.len as u64 * 4;
         }
-        let submission = self.queue.submit([encoder.finish()]);
-        self.submits += 1;
-        self.unsubmitted = 0;
+        let submission = self.submit(encoder);
         let (sender, arrived) = futures_channel::oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
             let _ = sender.send(result); // Nobody waits any more if the look was dropped.
@@ -49,12 +49,16 @@ impl Gpu {
 
     /// Waits for a look, and no longer: what was submitted after it goes on.
     pub async fn take(&mut self, look: &mut Look) -> Result<Vec<Vec<f32>>> {
+        let begin = self.stopwatch.as_ref().map(|_| Instant::now());
         // In a browser this does nothing and the await below yields to the event loop.
         let polled = self.device.poll(wgpu::PollType::Wait { submission_index: Some(look.submission.clone()), timeout: None });
         let mapped = match polled {
             Ok(_) => (&mut look.arrived).await,
             Err(error) => return Err(self.failure("waiting for the device", &error.to_string())),
         };
+        if let (Some(watch), Some(begin)) = (&mut self.stopwatch, begin) {
+            watch.profile.did("wait", begin);
+        }
         let reason = match mapped {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),

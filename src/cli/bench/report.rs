@@ -3,7 +3,8 @@
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use super::time::{Kind, Row};
+use super::roofline::Roofline;
+use super::time::{Kind, Profiled, Row};
 use crate::cli::common::thousands;
 use crate::cli::table::draw;
 use crate::error::size;
@@ -28,6 +29,8 @@ pub(super) struct About<'a> {
     pub untrained: bool,
     pub repeat: usize,
     pub engine: &'a Engine,
+    /// What the device can do, and the rows whose kernels were timed, if that was asked for.
+    pub roofline: Option<(&'a Roofline, &'a [Profiled])>,
 }
 
 /// A rate over the runs of a row.
@@ -107,7 +110,7 @@ fn markdown(about: &About, rows: &[Row]) -> String {
         about.repeat,
         if about.repeat == 1 { "" } else { "s" },
         draw(&table, true)
-    )
+    ) + &about.roofline.map_or(String::new(), |(roofline, rows)| roofline.markdown(rows))
 }
 
 fn csv(about: &About, rows: &[Row]) -> String {
@@ -156,6 +159,7 @@ fn json(about: &About, rows: &[Row]) -> Value {
         .collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "commit": option_env!("REFRAIN_COMMIT"),
         "model": (!about.untrained).then_some(about.name),
         "config": about.untrained.then_some(about.name),
         "parameters": { "total": parameters.total, "active": parameters.active },
@@ -171,5 +175,6 @@ fn json(about: &About, rows: &[Row]) -> Value {
         },
         "repeat": about.repeat,
         "rows": rows,
+        "roofline": about.roofline.map(|(roofline, rows)| roofline.json(rows)),
     })
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use pollster::block_on;
 
+use crate::backend::Profile;
 use crate::error::Result;
 use crate::model::defaults::Exit;
 use crate::model::{Depth, Engine, Feed, Logits, Sequence};
@@ -47,6 +48,35 @@ pub(super) struct Row {
     pub seconds: Vec<f64>,
 }
 
+/// A test that was run once more while every kernel was timed.
+pub(super) struct Profiled {
+    pub test: Test,
+    pub profile: Profile,
+    pub run: Run,
+}
+
+/// Runs the first test of each kind once to warm up and once while every kernel is timed. `watch` as in [`all`].
+pub(super) fn profile(engine: &mut Engine, tests: &[Test], watch: &mut dyn FnMut(&Test, bool) -> Result<()>) -> Result<Vec<Profiled>> {
+    let mut rows = Vec::new();
+    for test in profiled(tests) {
+        let mut sequence = engine.sequence()?;
+        if test.cached > 0 {
+            feed(engine, &mut sequence, &prompt(engine, test.cached), test.depth())?;
+        }
+        once(engine, &mut sequence, test, watch)?;
+        engine.start_profile()?;
+        let run = once(engine, &mut sequence, test, watch);
+        let profile = block_on(engine.take_profile())?;
+        rows.push(Profiled { test: *test, profile, run: run? });
+    }
+    Ok(rows)
+}
+
+/// The first test of each kind.
+pub(super) fn profiled(tests: &[Test]) -> impl Iterator<Item = &Test> {
+    [Kind::Prompt, Kind::Generation].into_iter().filter_map(|kind| tests.iter().find(|test| test.kind == kind))
+}
+
 /// Runs every test once to warm up and `repeat` times to be timed; `rows` gets each that is complete. `watch` is called before the first
 /// token, between tokens, and with `true` after each run: an error of it ends everything.
 pub(super) fn all(
@@ -71,32 +101,46 @@ pub(super) fn all(
         }
         let Some((_, sequence)) = &mut start else { continue };
         once(engine, sequence, test, watch)?;
-        let seconds = (0..repeat).map(|_| once(engine, sequence, test, watch)).collect::<Result<_>>()?;
+        let seconds = (0..repeat).map(|_| once(engine, sequence, test, watch).map(|run| run.seconds())).collect::<Result<_>>()?;
         rows.push(Row { test: *test, seconds });
     }
     Ok(())
 }
 
-/// Seconds of one run after the cached tokens.
-fn once(engine: &mut Engine, sequence: &mut Sequence, test: &Test, watch: &mut dyn FnMut(&Test, bool) -> Result<()>) -> Result<f64> {
+/// When a run began, and when each of its predictions was there: one of a prompt, one a token of a generation.
+pub(super) struct Run {
+    pub begin: Instant,
+    pub ends: Vec<Instant>,
+}
+
+impl Run {
+    pub fn seconds(&self) -> f64 {
+        self.ends.last().map_or(0.0, |end| end.duration_since(self.begin).as_secs_f64())
+    }
+}
+
+/// One run after the cached tokens.
+fn once(engine: &mut Engine, sequence: &mut Sequence, test: &Test, watch: &mut dyn FnMut(&Test, bool) -> Result<()>) -> Result<Run> {
     sequence.truncate(test.cached);
     let tokens = prompt(engine, test.tokens);
-    let start = Instant::now();
+    let mut ends = Vec::with_capacity(test.tokens);
+    let begin = Instant::now();
     match test.kind {
         Kind::Prompt => {
             feed(engine, sequence, &tokens, test.depth())?;
+            ends.push(Instant::now());
         }
         Kind::Generation => {
             let mut next = tokens[0];
             for _ in 0..test.tokens {
                 watch(test, false)?;
                 next = feed(engine, sequence, &[next], test.depth())?;
+                ends.push(Instant::now());
             }
         }
     }
-    let seconds = start.elapsed().as_secs_f64();
     watch(test, true)?;
-    Ok(seconds)
+    Ok(Run { begin, ends })
 }
 
 /// Runs tokens; the best next one.

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::model::files::{Entry, safetensors_header};
 
 /// A file to be written later, tried beforehand.
-pub(super) struct Target {
+pub(in crate::cli) struct Target {
     /// As the user gave it, for messages.
     given: String,
     path: PathBuf,
