@@ -4,10 +4,11 @@
 use pollster::block_on;
 use refrain::backend::DeviceOptions;
 use refrain::generate::{Model, Params, Prompt};
+use refrain::kernel::Tier;
 use refrain::model::config::Config;
 use refrain::model::defaults::Exit;
 use refrain::model::files::Source;
-use refrain::model::{Depth, Engine, Logits, Options};
+use refrain::model::{Depth, Detail, Engine, Feed, Logits, Options};
 use refrain::sampler::Sampling;
 use serde_json::{Value, json};
 
@@ -165,4 +166,46 @@ fn a_context_that_the_driver_would_cut_short_is_refused() {
     };
     assert_eq!(load(100_000), Some("too_small"));
     assert_eq!(load(1000), None);
+}
+
+/// Few rows that look back on many positions: on hardware tiers these are shared out in spans, and the logits are the same.
+#[test]
+fn long_contexts_are_shared_out() {
+    let mla =
+        json!({"attn_type": "mla", "kv_lora_rank": 12, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 8});
+    for (attention, kind, a_loop) in [(json!({}), "gqa", 9), (mla, "mla", 12)] {
+        let mut changes = attention;
+        (changes["vocab_size"], changes["max_seq_len"]) = (300.into(), 700.into());
+        let source = model(&changes, 0.6, 0.6);
+        let prompt: Vec<u32> = (0..640).map(|i| i * 71 % 300).collect();
+        let mut expected: Option<Vec<f32>> = None;
+        for (name, device) in devices::all() {
+            for tier in [None, Some(Tier::BASELINE)] {
+                let what = format!("{kind} on {name}, tier {tier:?}");
+                let device = DeviceOptions { tier, ..device.clone() };
+                let mut engine = block_on(Engine::load(&source, &Options { device, ..Options::default() }, &mut |_| {})).unwrap();
+                let mut sequence = engine.sequence().unwrap();
+                let depth = Depth { loops: 3, min_loops: 0, exit: Exit::Fixed };
+                let mut logits = Vec::new();
+                // One row with a short context, many rows, then one and three rows with a long one.
+                for (tokens, spans) in
+                    [(&prompt[..1], false), (&prompt[1..600], false), (&prompt[600..601], true), (&prompt[601..604], true)]
+                {
+                    let mut feeds = [Feed { sequence: &mut sequence, tokens }];
+                    let every = Logits { every: true, best: 1, all: true };
+                    let (output, trace) = block_on(engine.forward_traced(&mut feeds, depth, every, Detail::default())).unwrap();
+                    logits.extend(output.predictions.last().unwrap().logits.clone());
+                    let spans = spans && tier.is_some() && name != "cpu";
+                    for pass in trace.passes.iter().filter(|pass| pass.rows <= 4) {
+                        assert_eq!(pass.dispatches, a_loop + usize::from(spans), "{what}, {} rows", pass.rows);
+                    }
+                }
+                assert_eq!(engine.kernels().contains("attention_merge"), tier.is_some() && name != "cpu", "{what}");
+                let expected = expected.get_or_insert(logits.clone());
+                let largest = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
+                let apart = expected.iter().zip(&logits).fold(0f32, |max, (a, b)| max.max((a - b).abs()));
+                assert!(apart < 1e-3 * largest, "{what}: {apart} of {largest}");
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::tensor::{BufferId, Dtype, Matrix, Part, Segmented, Tensor, stride};
 impl Backend {
     /// A backend that allocates nothing and runs nothing: it counts what a model would take on the device of `info`.
     pub fn imagined(info: &DeviceInfo, options: &DeviceOptions) -> Self {
-        let tier = options.tier.unwrap_or_else(|| info.adapter.as_ref().map_or(Tier::BASELINE, gpu::tier));
+        let tier = options.tier.unwrap_or_else(|| info.adapter.as_ref().map_or(Tier::SOFTWARE, gpu::tier));
         let own = info.adapter.as_ref().map_or(device::CPU_BINDING, |adapter| adapter.max_binding);
         Self::with(Engine::Imagined(1), info.clone(), options, tier, own)
     }

@@ -175,7 +175,7 @@ impl Backend {
         };
         let (tier, own) = match &engine {
             Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => (gpu.tier(), gpu.max_binding()),
-            Engine::Cpu(_) | Engine::Imagined(_) => (Tier::BASELINE, device::CPU_BINDING),
+            Engine::Cpu(_) | Engine::Imagined(_) => (Tier::SOFTWARE, device::CPU_BINDING),
         };
         Ok(Self::with(engine, info, options, tier, own))
     }
