@@ -65,6 +65,8 @@ pub enum Link {
     TeamDot,
     /// `dots`: eight dot products of one x, made by a thread or by a workgroup. Needs `Lane`, of [`Link::Reduce`].
     Dots,
+    /// `area`: all products of [`Tier::area`] outputs and rows, by a workgroup. Needs `Lane`, of [`Link::Reduce`].
+    Area,
     /// `tile`: 4 × 4 dot products of one thread.
     Tile,
     /// `weight4`: four neighbouring numbers of a weight matrix.
@@ -95,6 +97,8 @@ impl Tier {
     pub const BASELINE: Tier = Tier { workgroup: 64, lanes: 16, subgroups: false };
     /// Software GPUs: one thread is one SIMD lane of a CPU core, and every barrier costs a loop over the workgroup.
     pub const SOFTWARE: Tier = Tier { workgroup: 16, lanes: 1, subgroups: false };
+    /// Software GPUs whose subgroups are vector registers: a number passes from lane to lane at the price of one instruction.
+    pub const SOFTWARE_SUBGROUPS: Tier = Tier { subgroups: true, ..Tier::SOFTWARE };
     /// GPUs with subgroup operations.
     pub const SUBGROUPS: Tier = Tier { workgroup: 64, lanes: 16, subgroups: true };
 
@@ -113,8 +117,26 @@ impl Tier {
         8 * if self.lanes == 1 { self.workgroup as usize } else { 1 }
     }
 
+    /// Outputs and rows of the area that a workgroup computes in matrix–matrix kernels: constants of the file that is linked.
+    pub fn area(&self) -> [usize; 2] {
+        match (self.lanes, self.subgroups) {
+            (1, false) => [8 * self.side() as usize; 2],
+            (1, true) => [8 * self.workgroup as usize, 32],
+            _ => [64, 32],
+        }
+    }
+
+    /// The smallest subgroup that shaders of this tier count on.
+    pub fn least_subgroup(&self) -> u32 {
+        match (self.lanes, self.subgroups) {
+            (_, false) => 0,
+            (1, true) => 8,
+            _ => 4,
+        }
+    }
+
     /// Every tier that a backend may choose; tests validate the shaders under each.
-    pub const ALL: [Tier; 3] = [Tier::BASELINE, Tier::SOFTWARE, Tier::SUBGROUPS];
+    pub const ALL: [Tier; 4] = [Tier::BASELINE, Tier::SOFTWARE, Tier::SOFTWARE_SUBGROUPS, Tier::SUBGROUPS];
 }
 
 /// Workgroups per dimension.

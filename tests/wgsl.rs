@@ -146,6 +146,25 @@ fn the_header_holds_the_tiers_constants() {
     });
 }
 
+#[test]
+fn the_links_share_out_the_work_as_the_grids_do() {
+    for_all(|kernel, tier, module, place| {
+        let constant = |name: &str| {
+            let constant = module.constants.iter().find(|(_, constant)| constant.name.as_deref() == Some(name));
+            match constant.map(|(_, constant)| &module.global_expressions[constant.init]) {
+                Some(naga::Expression::Literal(naga::Literal::U32(value))) => *value as usize,
+                other => panic!("{place}: {name} is {other:?}"),
+            }
+        };
+        if kernel.links().contains(&Link::Dots) {
+            assert_eq!(8 * constant("WORKGROUP") / constant("TEAM"), tier.outs(), "{place}: outputs of a workgroup");
+        }
+        if kernel.links().contains(&Link::Area) {
+            assert_eq!([constant("AREA_OUTS"), constant("AREA_ROWS")], tier.area(), "{place}: outputs and rows of a workgroup");
+        }
+    });
+}
+
 /// The stems and texts of the shader files of a folder.
 fn files(folder: &str) -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
