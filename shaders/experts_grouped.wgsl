@@ -22,28 +22,45 @@ struct Params {
 @group(0) @binding(5) var<storage, read> order: array<u32>;
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
-const FOUR: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
+// The tile of this workgroup, and its expert, counted in this part.
+var<private> pairs: vec4<u32>;
+var<private> expert: u32;
 
-@compute @workgroup_size(SIDE, SIDE)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>) {
+// Past the edge the last output and pair are computed again, and not written.
+fn w_at(b: u32, o: u32) -> u32 {
+    return (expert * p.outs + min(o, p.outs - 1u)) * p.w_stride;
+}
+
+fn pair_at(row: u32) -> u32 {
+    return order[pairs.y + min(row, pairs.z - 1u)];
+}
+
+fn x_at(b: u32, row: u32) -> u32 {
+    let pair = pair_at(row);
+    return (pair / p.slots) * p.x_stride + (pair % p.slots) * p.x_step;
+}
+
+// Element [j][i] is that of output o + i and pair row + j.
+fn put(b: u32, o: u32, row: u32, results: mat4x4<f32>) {
+    var block = results;
+    for (var j = 0u; j < 4u && row + j < pairs.z; j++) {
+        let to = pair_at(row + j) * p.y_stride;
+        for (var i = 0u; i < 4u && o + i < p.outs; i++) {
+            y[to + o + i] = block[j][i];
+        }
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     if (closed()) {
         return;
     }
-    let pairs = tiles[group.y];
-    let expert = pairs.x - p.first;
-    let from_pair = thread.y * 4u;
-    if (from_pair >= pairs.z || expert >= p.count) {
+    let own = tiles[group.y];
+    if (own.z == 0u || own.x - p.first >= p.count) {
         return;
     }
-    let o = (group.x * SIDE + thread.x) * 4u;
-    let at = pairs.y + min(from_pair + FOUR, vec4<u32>(pairs.z - 1u));
-    let pair = vec4<u32>(order[at.x], order[at.y], order[at.z], order[at.w]);
-    let w_start = (expert * p.outs + min(o + FOUR, vec4<u32>(p.outs - 1u))) * p.w_stride;
-    let x_start = (pair / p.slots) * p.x_stride + (pair % p.slots) * p.x_step;
-    let sums = tile(w_start, x_start, p.ins);
-    for (var j = 0u; j < 4u && from_pair + j < pairs.z; j++) {
-        for (var i = 0u; i < 4u && o + i < p.outs; i++) {
-            y[pair[j] * p.y_stride + o + i] = sums[i][j];
-        }
-    }
+    pairs = own;
+    expert = own.x - p.first;
+    area(0u, group.x * AREA_OUTS, 0u, p.ins, lane);
 }

@@ -1,4 +1,4 @@
-// y[r, b, o] (+)= Σ w[b, o, i] · x[r, b, i] for many rows: a square of threads, each with a 4 × 4 tile of (outputs, rows).
+// y[r, b, o] (+)= Σ w[b, o, i] · x[r, b, i] for many rows: a workgroup an area of AREA_OUTS outputs × AREA_ROWS rows.
 struct Params {
     rows: u32,
     ins: u32,
@@ -22,24 +22,31 @@ struct Params {
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
-const FOUR: vec4<u32> = vec4<u32>(0u, 1u, 2u, 3u);
+// Past the edge the last output and row are computed again, and not written.
+fn w_at(b: u32, o: u32) -> u32 {
+    return (p.w_start + b * p.w_step + min(o, p.outs - 1u)) * p.w_stride;
+}
 
-@compute @workgroup_size(SIDE, SIDE)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>) {
-    if (closed()) {
-        return;
-    }
-    let o = (group.x * SIDE + thread.x) * 4u;
-    let row = (group.y * SIDE + thread.y) * 4u;
-    let b = group.z;
-    // Past the edge the last output and row are computed again, and not written.
-    let w_start = (p.w_start + b * p.w_step + min(o + FOUR, vec4<u32>(p.outs - 1u))) * p.w_stride;
-    let x_start = min(row + FOUR, vec4<u32>(p.rows - 1u)) * p.x_stride + p.x_start + b * p.x_step;
-    let sums = tile(w_start, x_start, p.ins);
+fn x_at(b: u32, row: u32) -> u32 {
+    return min(row, p.rows - 1u) * p.x_stride + p.x_start + b * p.x_step;
+}
+
+// Element [j][i] is that of output o + i and row + j.
+fn put(b: u32, o: u32, row: u32, results: mat4x4<f32>) {
+    var block = results;
     for (var j = 0u; j < 4u && row + j < p.rows; j++) {
         for (var i = 0u; i < 4u && o + i < p.outs; i++) {
             let at = (row + j) * p.y_stride + p.y_start + b * p.y_step + o + i;
-            y[at] = sums[i][j] + select(0.0, y[at], p.add != 0u);
+            y[at] = block[j][i] + select(0.0, y[at], p.add != 0u);
         }
     }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
+    if (closed()) {
+        return;
+    }
+    // Areas of the same outputs lie next to each other in the grid: they read the same weights at about the same time.
+    area(group.z, group.y * AREA_OUTS, group.x * AREA_ROWS, p.ins, lane);
 }

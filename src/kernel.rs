@@ -66,8 +66,8 @@ pub enum Link {
     TeamSum,
     /// `dots_part`, `dots_sum`: eight dot products with one x, made by a thread or by a workgroup. Needs `Lane`, of [`Link::Reduce`].
     Dots,
-    /// `tile`: 4 × 4 dot products of one thread.
-    Tile,
+    /// `area`: all products of [`Tier::area`] outputs and rows, by a workgroup. Needs `Lane`, of [`Link::Reduce`].
+    Area,
     /// `weight4`: four neighbouring numbers of a weight matrix.
     Weight,
     /// `rope_angle`, `rope_turn`: rotary position embedding of one pair.
@@ -98,6 +98,8 @@ impl Tier {
     pub const BASELINE: Tier = Tier { workgroup: 64, lanes: 16, subgroups: false };
     /// Software GPUs: one thread is one SIMD lane of a CPU core, and every barrier costs a loop over the workgroup.
     pub const SOFTWARE: Tier = Tier { workgroup: 16, lanes: 1, subgroups: false };
+    /// Software GPUs whose subgroups are vector registers: a number passes from lane to lane at the price of one instruction.
+    pub const SOFTWARE_SUBGROUPS: Tier = Tier { subgroups: true, ..Tier::SOFTWARE };
     /// GPUs with subgroup operations.
     pub const SUBGROUPS: Tier = Tier { workgroup: 64, lanes: 16, subgroups: true };
 
@@ -106,18 +108,31 @@ impl Tier {
         self.workgroup.isqrt()
     }
 
-    /// Rows, and outputs, of the tile that a workgroup computes in matrix–matrix kernels: 4 a thread and side.
-    pub fn tile(&self) -> usize {
-        4 * self.side() as usize
-    }
-
     /// Outputs that a workgroup computes in matrix–vector kernels: 8 a thread where threads work alone, else 8.
     pub fn outs(&self) -> usize {
         8 * if self.lanes == 1 { self.workgroup as usize } else { 1 }
     }
 
+    /// Outputs and rows of the area that a workgroup computes in matrix–matrix kernels: constants of the file that is linked.
+    pub fn area(&self) -> [usize; 2] {
+        match (self.lanes, self.subgroups) {
+            (1, false) => [8 * self.side() as usize; 2],
+            (1, true) => [8 * self.workgroup as usize, 32],
+            _ => [64, 32],
+        }
+    }
+
+    /// The smallest subgroup that shaders of this tier count on.
+    pub fn least_subgroup(&self) -> u32 {
+        match (self.lanes, self.subgroups) {
+            (_, false) => 0,
+            (1, true) => 8,
+            _ => 4,
+        }
+    }
+
     /// Every tier that a backend may choose; tests validate the shaders under each.
-    pub const ALL: [Tier; 3] = [Tier::BASELINE, Tier::SOFTWARE, Tier::SUBGROUPS];
+    pub const ALL: [Tier; 4] = [Tier::BASELINE, Tier::SOFTWARE, Tier::SOFTWARE_SUBGROUPS, Tier::SUBGROUPS];
 }
 
 /// Workgroups per dimension.

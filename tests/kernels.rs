@@ -74,10 +74,10 @@ fn compare(expected: &Made, found: &Made, tolerance: f32) -> Result<f32, String>
 /// Runs the table on a device under each of its tiers and fails with a list of all that is wrong.
 fn every_kernel_on(name: &'static str) {
     let Some(options) = devices::gpu(name) else { return };
-    let subgroups = devices::adapter(name).is_some_and(|adapter| adapter.subgroups);
+    let subgroup = devices::adapter(name).filter(|adapter| adapter.subgroups).map_or(0, |adapter| adapter.subgroup.0);
     let natural = small_bindings(options.clone(), None).tier();
     let mut tiers = vec![natural];
-    tiers.extend(Tier::ALL.into_iter().filter(|tier| *tier != natural && (subgroups || !tier.subgroups)));
+    tiers.extend(Tier::ALL.into_iter().filter(|tier| *tier != natural && subgroup >= tier.least_subgroup()));
     let table = table();
     let (mut failures, mut worst) = (Vec::new(), BTreeMap::new());
     for tier in tiers {

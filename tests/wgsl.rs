@@ -85,7 +85,7 @@ fn the_storage_bindings_are_the_declared_ones() {
         let mut found: Vec<_> = module
             .global_variables
             .iter()
-            .filter(|(_, var)| !matches!(var.space, AddressSpace::Uniform | AddressSpace::WorkGroup))
+            .filter(|(_, var)| !matches!(var.space, AddressSpace::Uniform | AddressSpace::WorkGroup | AddressSpace::Private))
             .map(|(_, var)| {
                 let name = var.name.as_deref().unwrap_or_default();
                 let AddressSpace::Storage { access } = var.space else { panic!("{place}: {name} lies in {:?}", var.space) };
@@ -142,6 +142,25 @@ fn the_header_holds_the_tiers_constants() {
             let init = constant.map(|(_, constant)| &module.global_expressions[constant.init]);
             let found = matches!(init, Some(naga::Expression::Literal(naga::Literal::U32(found))) if *found == value);
             assert!(found, "{place}: {name} should be {value}u, found {init:?}");
+        }
+    });
+}
+
+#[test]
+fn the_links_share_out_the_work_as_the_grids_do() {
+    for_all(|kernel, tier, module, place| {
+        let constant = |name: &str| {
+            let constant = module.constants.iter().find(|(_, constant)| constant.name.as_deref() == Some(name));
+            match constant.map(|(_, constant)| &module.global_expressions[constant.init]) {
+                Some(naga::Expression::Literal(naga::Literal::U32(value))) => *value as usize,
+                other => panic!("{place}: {name} is {other:?}"),
+            }
+        };
+        if kernel.links().contains(&Link::Dots) {
+            assert_eq!(8 * constant("WORKGROUP") / constant("TEAM"), tier.outs(), "{place}: outputs of a workgroup");
+        }
+        if kernel.links().contains(&Link::Area) {
+            assert_eq!([constant("AREA_OUTS"), constant("AREA_ROWS")], tier.area(), "{place}: outputs and rows of a workgroup");
         }
     });
 }

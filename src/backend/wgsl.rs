@@ -11,6 +11,9 @@ pub fn source(kernel: &dyn AnyKernel, tier: &Tier, precision: Precision) -> Stri
         if *link == Link::Weight && precision.is_quantized() {
             text.push_str(include_str!("../../shaders/link/weight_scale.wgsl"));
         }
+        if *link == Link::Area {
+            text.push_str(include_str!("../../shaders/link/area.wgsl"));
+        }
         if *link == Link::Dots {
             text.push_str(include_str!("../../shaders/link/dots.wgsl"));
         }
@@ -22,7 +25,9 @@ pub fn source(kernel: &dyn AnyKernel, tier: &Tier, precision: Precision) -> Stri
             Link::Dots if tier.lanes == 1 => include_str!("../../shaders/link/dots_thread.wgsl"),
             Link::Dots if tier.subgroups => include_str!("../../shaders/link/dots_subgroup.wgsl"),
             Link::Dots => include_str!("../../shaders/link/dots_workgroup.wgsl"),
-            Link::Tile => include_str!("../../shaders/link/tile_direct.wgsl"),
+            Link::Area if tier.lanes > 1 => include_str!("../../shaders/link/area_shared.wgsl"),
+            Link::Area if tier.subgroups => include_str!("../../shaders/link/area_subgroup.wgsl"),
+            Link::Area => include_str!("../../shaders/link/area_direct.wgsl"),
             Link::Weight => match precision {
                 Precision::F32 => include_str!("../../shaders/link/weight_f32.wgsl"),
                 Precision::F16 => include_str!("../../shaders/link/weight_f16.wgsl"),

@@ -28,10 +28,10 @@ params! {
 pub const EXPERTS_GROUPED: Kernel<Params, 5, 1> = Kernel {
     name: "experts_grouped",
     body: include_str!("../../shaders/experts_grouped.wgsl"),
-    links: &[Link::Gate, Link::Weight, Link::Tile],
+    links: &[Link::Gate, Link::Weight, Link::Reduce, Link::Area],
     reads: [weights("w"), u32s("scales"), f32s("x"), u32s("tiles"), u32s("order")],
     writes: [f32s("y")],
-    grid: |p, tier| [(p.outs as usize).div_ceil(tier.tile()), p.tiles as usize, 1],
+    grid: |p, tier| [(p.outs as usize).div_ceil(tier.area()[0]), p.tiles as usize, 1],
     twin: Twin::Weights(twin),
 };
 
@@ -58,7 +58,7 @@ pub struct Groups<'a> {
     pub tiles: &'a Tensor,
     /// (1, rows · slots).
     pub order: &'a Tensor,
-    /// Pairs of a tile at most; the tier's tile.
+    /// Pairs of a tile at most: the rows of the tier's area.
     pub tile: usize,
 }
 

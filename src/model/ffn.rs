@@ -91,7 +91,7 @@ pub(crate) struct MoeWork {
 impl MoeWork {
     /// Allocates them for `rows` rows.
     pub fn new(backend: &mut Backend, config: &Config, rows: usize) -> Result<Self> {
-        let (k, tile) = (config.n_experts_per_tok, backend.tier().tile());
+        let (k, tile) = (config.n_experts_per_tok, backend.tier().area()[1]);
         let slots = Slots {
             ids: backend.tensor("expert ids", Dtype::U32, rows, k)?,
             gates: backend.tensor("expert gates", Dtype::F32, rows, k)?,

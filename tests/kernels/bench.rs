@@ -45,13 +45,15 @@ pub struct Bench<'a> {
     pub pass: Pass,
     /// The tile of the tier under test, on whatever backend this bench holds.
     pub tile: usize,
+    /// The workgroup of the tier under test, likewise.
+    pub workgroup: usize,
     made: Vec<Made>,
     state: u64,
 }
 
 impl<'a> Bench<'a> {
     pub fn new(backend: &'a mut Backend, tier: Tier) -> Self {
-        Self { pass: backend.pass(), backend, tile: tier.tile(), made: Vec::new(), state: 1 }
+        Self { pass: backend.pass(), backend, tile: tier.area()[1], workgroup: tier.workgroup as usize, made: Vec::new(), state: 1 }
     }
 
     /// The next pseudo-random number in −1..1 (Knuth's MMIX generator, its upper bits).

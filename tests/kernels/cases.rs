@@ -259,7 +259,7 @@ impl Table {
             for (groups, rounds) in [(1, 1), (3, 1), (2, 3)] {
                 self.add("read_rate", format!("{}, {groups} groups, {rounds} rounds", pattern.name()), move |b| {
                     // The workgroup of the tier under test, on whatever backend: small enough for a binding.
-                    let group = (b.tile / 4).pow(2);
+                    let group = b.workgroup;
                     let (x, y) = (b.random("x", 1, 16 * groups * rounds * group)?, b.random("y", 1, groups * group + 3)?);
                     read_rate(&mut b.pass, &x, pattern, group, rounds, &y)
                 });

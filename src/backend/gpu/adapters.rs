@@ -57,12 +57,12 @@ pub(super) fn facts(adapter: &wgpu::Adapter) -> AdapterInfo {
 
 /// The tier for an adapter's facts.
 pub(crate) fn tier(info: &AdapterInfo) -> Tier {
-    match info.kind {
-        AdapterKind::Software => Tier::SOFTWARE,
-        // Some drivers report a subgroup size of 0: then nothing is known, and nothing is risked.
-        _ if info.subgroups && info.subgroup.0 >= 4 => Tier::SUBGROUPS,
-        _ => Tier::BASELINE,
-    }
+    let (with, without) = match info.kind {
+        AdapterKind::Software => (Tier::SOFTWARE_SUBGROUPS, Tier::SOFTWARE),
+        _ => (Tier::SUBGROUPS, Tier::BASELINE),
+    };
+    // Some drivers report a subgroup size of 0: then nothing is known, and nothing is risked.
+    if info.subgroups && info.subgroup.0 >= with.least_subgroup() { with } else { without }
 }
 
 /// Refuses an adapter below WebGPU's defaults.
