@@ -213,7 +213,7 @@ fn what_cannot_be_run_is_refused_before_anything_changes() {
         (Options { chunk: Some(0), ..Default::default() }, "argument"),
         (Options { device: DeviceOptions { max_binding: Some(4096), ..Default::default() }, ..Default::default() }, "too_small"),
     ] {
-        let device = DeviceOptions { device: DeviceChoice::Cpu, ..options.device };
+        let device = DeviceOptions { device: DeviceChoice::Cpu, ..options.device.clone() };
         let result = block_on(Engine::load(&Source::folder(&case.folder).unwrap(), &Options { device, ..options.clone() }, &mut |_| {}));
         assert_eq!(result.err().map(|e| e.code()), Some(code), "{options:?}");
     }
