@@ -159,6 +159,40 @@ fn bench_writes_traces() {
 }
 
 #[test]
+fn what_a_driver_compiled_is_kept_where_the_user_says() {
+    if devices::gpu("llvmpipe").is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = |variable: &str, value: &std::ffi::OsStr| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_refrain"));
+        command.args(["run", "-p", "a >b ?a", "--device", "llvmpipe"]).env_remove("REFRAIN_PIPELINE_CACHE");
+        // Wherever the system keeps caches, it is in here.
+        for home in ["HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"] {
+            command.env(home, folder.path().join("home"));
+        }
+        let output = command.env(variable, value).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let kept = |below: &str| {
+        let files =
+            std::fs::read_dir(folder.path().join(below)).into_iter().flatten().map(|file| file.unwrap().file_name().into_string().unwrap());
+        files.filter(|name| name.starts_with("wgpu_pipeline_cache")).count()
+    };
+    run("REFRAIN_PIPELINE_CACHE", "off".as_ref());
+    assert_eq!(kept("home/refrain") + kept(".") + kept("home"), 0);
+    run("REFRAIN_PIPELINE_CACHE", folder.path().join("own").as_ref());
+    assert_eq!((kept("own"), kept("home/refrain")), (1, 0));
+    if cfg!(target_os = "linux") {
+        run("REFRAIN_PIPELINE_CACHE", "".as_ref());
+        assert_eq!((kept("own"), kept("home/refrain")), (1, 1));
+        // A relative folder is ignored.
+        run("XDG_CACHE_HOME", "relative".as_ref());
+        assert_eq!(kept("home/.cache/refrain"), 1);
+    }
+}
+
+#[test]
 fn bench_refuses_what_cannot_be() {
     fails(&["bench", "--roofline", "--format", "csv"], "argument", &["--format", "md or json"]);
     for option in ["--roofline", "--trace=never-written.json"] {
