@@ -18,6 +18,7 @@ mod layering;
 mod lazy;
 mod plan;
 mod precision;
+mod profile;
 mod quantize;
 mod random;
 mod sampler;

@@ -57,8 +57,147 @@ fn bench_writes_tables() {
     assert_eq!((at("model"), at("dtype"), at("test"), at("loops"), at("runs")), ("follow", "f32", "pp6", "2", "3"));
 }
 
+/// One prompt and one generation, and no more than it takes.
+const TIMED: [&str; 11] = ["bench", "-p", "5", "-n", "3", "-r", "1", "--loops", "2", "--roofline", "--device"];
+
+#[test]
+fn bench_measures_rooflines() {
+    for (device, _) in devices::all() {
+        let found: Value = serde_json::from_str(&succeeds(&[&TIMED[..], &[device, "--format", "json"]].concat())).unwrap();
+        let roofline = &found["roofline"];
+        let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{device}: {value} in {roofline}"));
+        for (kind, unit, ways) in [("read", "bytes_per_second", 4), ("fma", "flops_per_second", 2)] {
+            let measured: Vec<f64> = roofline[kind]["measured"].as_array().unwrap().iter().map(|way| number(&way[unit])).collect();
+            assert!(measured.len() == ways && measured.iter().all(|rate| (1e6..1e16).contains(rate)), "{device}: {roofline}");
+            assert_eq!(number(&roofline[kind][unit]), measured.iter().copied().fold(0.0, f64::max), "{device}: the best of all");
+        }
+        let (read, fma) = (number(&roofline["read"]["bytes_per_second"]), number(&roofline["fma"]["flops_per_second"]));
+        let rows = roofline["rows"].as_array().unwrap();
+        let tests: Vec<_> = rows.iter().map(|row| (row["test"].as_str().unwrap(), row["loops"].as_u64().unwrap())).collect();
+        assert_eq!(tests, [("pp5", 2), ("tg3", 2)], "{device}");
+        for row in rows {
+            assert_eq!(row["clock"], if device == "cpu" { "host" } else { "device" });
+            let kernels = row["kernels"].as_array().unwrap();
+            let names: Vec<&str> = kernels.iter().map(|kernel| kernel["kernel"].as_str().unwrap()).collect();
+            for name in ["embed", "attention", "halt", "top", if row["test"] == "pp5" { "matmul" } else { "matvec" }] {
+                assert!(names.contains(&name), "{device}: no {name} in {row}");
+            }
+            // Once a token and loop, in one pass or token by token.
+            let halts = kernels.iter().find(|kernel| kernel["kernel"] == "halt").unwrap();
+            assert_eq!(halts["calls"], if row["test"] == "pp5" { 2 } else { 6 }, "{device}: {row}");
+            for kernel in kernels {
+                let [seconds, bytes, flops] = ["seconds", "bytes", "flops"].map(|key| number(&kernel[key]));
+                assert!(kernel["weights"] == "f32" && seconds >= 0.0 && bytes > 0.0, "{device}: {kernel}");
+                let least = (bytes / read).max(flops / fma);
+                let share = number(&kernel["share_of_roofline"]) * seconds.max(1e-9);
+                assert!((share - least).abs() <= 1e-6 * least, "{device}: {kernel}");
+            }
+            let sum: f64 = kernels.iter().map(|kernel| number(&kernel["seconds"])).sum();
+            assert!((sum - number(&row["kernel_seconds"])).abs() <= 1e-9, "{device}: {row}");
+            assert!(number(&row["lost_seconds"]) >= 0.0 && sum <= number(&row["seconds"]), "{device}: {row}");
+        }
+        assert!(found["commit"].is_null() || found["commit"].is_string(), "{found}");
+    }
+    let page = succeeds(&[&TIMED[..], &["cpu", "--dtype", "q8"]].concat());
+    for words in
+        ["GB/s read (", "GFLOP/s (", "tg3, 2 loops: ", "the clock of the CPU", "| % of roofline |", "|      q8 |", "|             all |"]
+    {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+}
+
+#[test]
+fn bench_writes_traces() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.json");
+    for (device, _) in devices::all() {
+        let args = ["bench", "-p", "5", "-n", "3", "-r", "1", "--loops", "2", "--device", device, "--trace", path.to_str().unwrap()];
+        succeeds(&args);
+        let trace: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        let name = |tid: u64| events.iter().find(|event| event["tid"] == tid && event["name"] == "thread_name");
+        assert!(name(1).is_some() && name(2).unwrap()["args"]["name"] == "host", "{device}: both tracks have names");
+        let track = |tid: u64| events.iter().filter(move |event| event["ph"] == "X" && event["tid"] == tid);
+        for tid in [1, 2] {
+            // Nanoseconds, so that nothing is a matter of rounding.
+            let mut around: Vec<i64> = Vec::new();
+            let mut last = 0;
+            for event in track(tid) {
+                let nanos = |key: &str| (1e3 * event[key].as_f64().unwrap()).round() as i64;
+                let (begin, end) = (nanos("ts"), nanos("ts") + nanos("dur"));
+                assert!(begin >= last && end >= begin, "{device}: {event} begins before {last}");
+                last = begin;
+                around.retain(|outer| *outer > begin);
+                assert!(around.iter().all(|outer| *outer >= end), "{device}: {event} ends after what it is in: {around:?}");
+                assert!(tid == 2 || around.is_empty(), "{device}: a device runs one kernel at a time: {event}");
+                around.push(end);
+            }
+        }
+        let named = |tid: u64, name: &str| track(tid).filter(|event| event["name"] == name).count();
+        // A prompt of two loops and three tokens of two.
+        assert_eq!((named(1, "halt"), named(2, "prompt"), named(2, "token")), (8, 1, 3), "{device}");
+        assert_eq!(named(2, "submit") > 0 && named(2, "wait") > 0, device != "cpu", "{device}");
+        let halt = track(1).find(|event| event["name"] == "halt").unwrap();
+        assert!(halt["args"]["rows"] == 5 && halt["args"]["bytes"].as_u64() > Some(0), "{device}: {halt}");
+        // Kernels run while the host is at a prompt or a token.
+        let span = |events: &mut dyn Iterator<Item = &Value>| {
+            events
+                .map(|event| (event["ts"].as_f64().unwrap(), event["dur"].as_f64().unwrap()))
+                .fold((f64::MAX, 0f64), |(begin, end), (ts, dur)| (begin.min(ts), end.max(ts + dur)))
+        };
+        let (kernels, host) = (span(&mut track(1)), span(&mut track(2)));
+        assert!(kernels.0 > host.0 - 2e3 && kernels.1 < host.1 + 2e3, "{device}: {kernels:?} µs of the device, {host:?} of the host");
+    }
+    // Whole or not at all, and known beforehand: a wrong path costs no measurement.
+    let before = std::fs::read(&path).unwrap();
+    fails(&["bench", "-p", "5", "-n", "3", "--loops", "99999999", "--device", "cpu", "--trace", path.to_str().unwrap()], "loops", &[]);
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    let missing = folder.path().join("missing/trace.json");
+    fails(&["bench", "--repeat", "1000000", "--trace", missing.to_str().unwrap()], "file", &["write", "missing/trace.json"]);
+    fails(&["bench", "--repeat", "1000000", "--trace", folder.path().to_str().unwrap()], "file", &["write"]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
+}
+
+#[test]
+fn what_a_driver_compiled_is_kept_where_the_user_says() {
+    if devices::gpu("llvmpipe").is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = |variable: &str, value: &std::ffi::OsStr| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_refrain"));
+        command.args(["run", "-p", "a >b ?a", "--device", "llvmpipe"]).env_remove("REFRAIN_PIPELINE_CACHE").current_dir(folder.path());
+        // Wherever the system keeps caches, it is in here.
+        for home in ["HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"] {
+            command.env(home, folder.path().join("home"));
+        }
+        let output = command.env(variable, value).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let kept = |below: &str| {
+        let files =
+            std::fs::read_dir(folder.path().join(below)).into_iter().flatten().map(|file| file.unwrap().file_name().into_string().unwrap());
+        files.filter(|name| name.starts_with("wgpu_pipeline_cache")).count()
+    };
+    run("REFRAIN_PIPELINE_CACHE", "off".as_ref());
+    assert_eq!(kept("home/refrain") + kept("off") + kept("."), 0);
+    run("REFRAIN_PIPELINE_CACHE", folder.path().join("own").as_ref());
+    assert_eq!((kept("own"), kept("home/refrain")), (1, 0));
+    if cfg!(target_os = "linux") {
+        run("REFRAIN_PIPELINE_CACHE", "".as_ref());
+        assert_eq!((kept("own"), kept("home/refrain")), (1, 1));
+        // A relative folder is ignored.
+        run("XDG_CACHE_HOME", "relative".as_ref());
+        assert_eq!((kept("home/.cache/refrain"), kept("relative/refrain")), (1, 0));
+    }
+}
+
 #[test]
 fn bench_refuses_what_cannot_be() {
+    fails(&["bench", "--roofline", "--format", "csv"], "argument", &["--format", "md or json"]);
+    for option in ["--roofline", "--trace=never-written.json"] {
+        fails(&["bench", option, "--device", "shadow"], "argument", &["--device", "shadow"]);
+    }
     fails(&["bench", "-p", "129"], "context", &["129 positions", "max_seq_len has 128"]);
     fails(&["bench", "-n", "8", "-d", "121"], "context", &["max_seq_len has 128"]);
     fails(&["bench", "-p", "0", "-n", "0"], "argument", &["at least 1 token"]);

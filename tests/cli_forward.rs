@@ -12,9 +12,9 @@ use tempfile::TempDir;
 use crate::devices;
 use crate::goldens::{CASES, Case};
 
-/// Runs the binary.
+/// Runs the binary, which writes nothing but what it is told to.
 pub fn refrain(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_refrain")).args(args).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_refrain")).args(args).env("REFRAIN_PIPELINE_CACHE", "off").output().unwrap()
 }
 
 /// Runs it and expects success; what it printed.

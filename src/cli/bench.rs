@@ -36,10 +36,15 @@ Rows: pp64 is a prompt of 64 tokens in one pass, tg64 is 64 tokens generated one
 by one; @ d512 says that 512 tokens were in the cache before. Tokens a second,
 mean ± standard deviation; loop-steps/s is tokens a second times loops.
 
+--roofline: a kernel takes at least as long as it takes to read its bytes at the
+device's best rate, and to compute what it has to at its best rate; the table
+says how much of its time that is. What fits a cache can be above 100 %.
+
 Examples:
   refrain bench                                      a shipped model
   refrain bench -m path/to/folder -p 512 -n 128 -d 0,2048 --loops 1,4,16
-  refrain bench --config mythos_1b --dtype q4        a size that has no weights yet";
+  refrain bench --config mythos_1b --dtype q4        a size that has no weights yet
+  refrain bench --roofline --trace trace.json        where the time goes";
 
 /// Options of `bench`.
 #[derive(Debug, clap::Args)]

@@ -88,7 +88,8 @@ impl Gpu {
 pub(super) struct Kept {
     cache: wgpu::PipelineCache,
     path: PathBuf,
-    data: Vec<u8>,
+    /// What it held when it was opened; nothing without a file.
+    begun: Vec<u8>,
 }
 
 impl Kept {
@@ -107,14 +108,16 @@ impl Kept {
         // up a file with a right sum can as well replace the program, which is in the same hands. wgpu checks adapter and driver.
         #[allow(unsafe_code)]
         let cache = unsafe { device.create_pipeline_cache(&descriptor) };
-        Some(Self { cache, path, data })
+        // Not what was read: one driver (SwiftShader) hands back what it is given with another head before it, more each time.
+        let begun = if data.is_empty() { data } else { cache.get_data().unwrap_or_default() };
+        Some(Self { cache, path, begun })
     }
 }
 
 impl Drop for Kept {
     /// Writes the file where there is something new: under another name first, so that nobody ever reads half of it.
     fn drop(&mut self) {
-        let Some(data) = self.cache.get_data().filter(|data| *data != self.data) else { return };
+        let Some(data) = self.cache.get_data().filter(|data| *data != self.begun) else { return };
         let part = self.path.with_extension(format!("{}.part", std::process::id()));
         let write = || {
             std::fs::create_dir_all(self.path.parent()?).ok()?;

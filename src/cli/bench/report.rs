@@ -158,6 +158,7 @@ fn json(about: &About, rows: &[Row]) -> Value {
         })
         .collect();
     json!({
+        // The commit is known where whoever builds puts it into the environment; a package from a registry has none.
         "version": env!("CARGO_PKG_VERSION"),
         "commit": option_env!("REFRAIN_COMMIT"),
         "model": (!about.untrained).then_some(about.name),

@@ -1,0 +1,202 @@
+//! Profiles: what is written down of every dispatch, that clocks tell the truth, and what a driver compiled, kept in a file.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use pollster::block_on;
+use refrain::Error;
+use refrain::backend::profile::{Clock, Load, Profile};
+use refrain::backend::{Backend, DeviceChoice, DeviceOptions, Plan};
+use refrain::kernels::fma_rate::fma_rate;
+use refrain::kernels::linear::{Into, linear};
+use refrain::kernels::rmsnorm::rmsnorm;
+use refrain::precision::Precision;
+use refrain::tensor::{Dtype, Tensor};
+use tempfile::TempDir;
+
+use crate::devices;
+
+fn tensor(backend: &mut Backend, rows: usize, cols: usize) -> Tensor {
+    backend.tensor("a tensor", Dtype::F32, rows, cols).unwrap()
+}
+
+/// What ran between start and take.
+fn profile(backend: &mut Backend, plans: &[&Plan]) -> Profile {
+    backend.start_profile().unwrap();
+    plans.iter().for_each(|plan| block_on(backend.run(plan)).unwrap());
+    block_on(backend.take_profile()).unwrap()
+}
+
+/// Dispatches that do not overlap, of non-negative times after the start.
+fn in_order(profile: &Profile, what: &str) {
+    let mut end = 0.0;
+    for (i, ran) in profile.dispatches.iter().enumerate() {
+        // A clock's last digits, and what it takes to bring two clocks together for the first.
+        let slack = if i == 0 { 1e-3 } else { 1e-6 };
+        assert!(ran.begin > end - slack && ran.seconds >= 0.0, "{what}: {i} begins at {} after {end}, {ran:?}", ran.begin);
+        end = ran.begin + ran.seconds;
+    }
+}
+
+#[test]
+fn a_profile_knows_what_ran() {
+    for (name, options) in devices::all() {
+        let mut backend = devices::open(&options);
+        let (x, gain, y) = (tensor(&mut backend, 9, 64), tensor(&mut backend, 1, 64), tensor(&mut backend, 9, 64));
+        let (z, w) = (tensor(&mut backend, 9, 32), backend.matrix("w", Precision::Q8, 32, 64, 1).unwrap());
+        let numbers = tensor(&mut backend, 1, 100);
+        let mut pass = backend.pass();
+        // Recorded with a pass in between, so that what is said of one kernel is seen not to stay for the next.
+        fma_rate(&mut pass, 100, 3, true, &numbers).unwrap();
+        rmsnorm(&mut pass, &x, &gain, &y, 2).unwrap();
+        linear(&mut pass, &w, (&y).into(), (&z).into(), 2, Into::Set).unwrap();
+        let plan = backend.plan(pass).unwrap();
+        block_on(backend.run(&plan)).unwrap();
+        // More than one command buffer holds.
+        let plans: Vec<&Plan> = std::iter::repeat_n(&plan, 70).collect();
+        let found = profile(&mut backend, &plans);
+        assert_eq!(found.dispatches.len(), 210, "{name}");
+        assert_eq!(found.clock, if name == "cpu" { Clock::Host } else { Clock::Device }, "{name}");
+        in_order(&found, name);
+        let loads: Vec<Load> = found.dispatches.iter().map(|ran| ran.load).collect();
+        assert!(loads.chunks(3).all(|three| three == &loads[..3]), "{name}");
+        let known = |load: Load| (load.kernel, load.precision, load.rows, load.flops);
+        assert_eq!(known(loads[0]), ("fma_rate", Precision::F32, None, 100 * 3 * 192), "{name}");
+        assert_eq!(loads[0].bytes, 400, "{name}");
+        assert_eq!(known(loads[1]), ("rmsnorm", Precision::F32, Some(2), loads[1].flops), "{name}");
+        // Rows of what it binds, unless the kernel says better: two of x and of y, and the gain.
+        assert!(loads[1].bytes >= 4 * 64 * 2 * 2, "{name}: {}", loads[1].bytes);
+        assert_eq!((loads[2].kernel, loads[2].precision, loads[2].rows), ("matvec", Precision::Q8, Some(2)), "{name}");
+        assert!(loads[2].bytes >= w.bytes(32) as u64, "{name}: {}", loads[2].bytes);
+        let kernels = found.kernels();
+        assert!(kernels.len() == 3 && kernels.iter().all(|sum| sum.calls == 70), "{name}: {kernels:?}");
+        assert!(kernels.is_sorted_by(|a, b| a.seconds >= b.seconds), "{name}: {kernels:?}");
+        assert_eq!(kernels.iter().find(|sum| sum.kernel == "fma_rate").unwrap().flops, 70 * 57_600, "{name}");
+        let sum: f64 = kernels.iter().map(|sum| sum.seconds).sum();
+        assert!((sum - found.busy()).abs() <= 1e-9 && found.lost().unwrap() >= 0.0, "{name}");
+        let submits = found.host.iter().filter(|did| did.name == "submit").count();
+        assert_eq!(submits, if name == "cpu" { 0 } else { 4 }, "{name}: {:?}", found.host);
+        // What runs after the profile is nobody's business, and a new one starts empty.
+        block_on(backend.run(&plan)).unwrap();
+        let refused = block_on(backend.take_profile());
+        assert!(matches!(&refused, Err(Error::Usage { reason }) if reason.contains("not started")), "{name}: {refused:?}");
+        assert_eq!(profile(&mut backend, &[&plan]).dispatches.len(), 3, "{name}");
+        assert_eq!(profile(&mut backend, &[]).dispatches, [], "{name}");
+    }
+}
+
+#[test]
+fn clocks_tell_the_truth() {
+    for (name, options) in devices::all() {
+        let mut backend = devices::open(&options);
+        let y = tensor(&mut backend, 1, 1 << 14);
+        let mut plan = |rounds| {
+            let mut pass = backend.pass();
+            fma_rate(&mut pass, 1 << 14, rounds, true, &y).unwrap();
+            backend.plan(pass).unwrap()
+        };
+        let (short, long) = (plan(1), plan(200));
+        profile(&mut backend, &[&short, &long]);
+        // The least of several: other tests run beside this one.
+        let mut ratios: Vec<f64> = Vec::new();
+        for _ in 0..5 {
+            let started = Instant::now();
+            let found = profile(&mut backend, &[&short, &long]);
+            let wall = started.elapsed().as_secs_f64();
+            let [short, long] = found.dispatches[..] else { panic!("{name}: {found:?}") };
+            assert!(found.busy() <= wall && short.begin + short.seconds <= wall, "{name}: {found:?} in {wall} s");
+            assert!(short.seconds < long.seconds, "{name}: {found:?}");
+            ratios.push(found.busy() / wall);
+        }
+        let best = ratios.iter().copied().fold(0.0, f64::max);
+        assert!(best > 0.2, "{name}: kernels of {ratios:?} of the time in which there is nothing else to do");
+    }
+}
+
+#[test]
+fn no_times_are_taken_where_kernels_are_checked() {
+    if devices::gpus().is_empty() {
+        return;
+    }
+    let mut backend = devices::open(&DeviceOptions { device: DeviceChoice::Shadow, ..Default::default() });
+    let refused = backend.start_profile();
+    assert!(matches!(&refused, Err(Error::Usage { reason }) if reason.contains("checked against the CPU")), "{refused:?}");
+}
+
+/// A device that the program made, without timestamps.
+#[cfg(feature = "wgpu-interop")]
+#[test]
+fn a_device_without_timestamps_is_timed_by_round_trips() {
+    use refrain::backend::OwnDevice;
+    use refrain::wgpu;
+    if devices::gpu("llvmpipe").is_none() {
+        return;
+    }
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = block_on(instance.enumerate_adapters(wgpu::Backends::VULKAN));
+    let adapter = adapters.into_iter().find(|adapter| adapter.get_info().name.contains("llvmpipe")).unwrap();
+    let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).unwrap();
+    let mut backend = Backend::from_wgpu(OwnDevice { adapter, device, queue }, &DeviceOptions::default()).unwrap();
+    let y = tensor(&mut backend, 1, 1 << 12);
+    let mut pass = backend.pass();
+    for rounds in [1, 100, 1] {
+        fma_rate(&mut pass, 1 << 12, rounds, true, &y).unwrap();
+    }
+    let plan = backend.plan(pass).unwrap();
+    profile(&mut backend, &[&plan]);
+    let found = profile(&mut backend, &[&plan]);
+    assert_eq!((found.clock, found.lost(), found.dispatches.len()), (Clock::RoundTrip, None, 3));
+    in_order(&found, "round trips");
+    assert!(found.dispatches.iter().all(|ran| ran.seconds > 0.0), "{found:?}");
+    assert_eq!(found.host.len(), 3, "a submit each: {:?}", found.host);
+}
+
+/// Opens a device that keeps what it compiles in a folder, compiles something, and closes it.
+fn compile(options: &DeviceOptions, folder: &TempDir, below: &str) {
+    let mut backend = devices::open(&DeviceOptions { pipeline_cache: Some(folder.path().join(below)), ..options.clone() });
+    let y = tensor(&mut backend, 1, 64);
+    let mut pass = backend.pass();
+    fma_rate(&mut pass, 64, 1, true, &y).unwrap();
+    let plan = backend.plan(pass).unwrap();
+    let found = profile(&mut backend, &[&plan]);
+    assert_eq!(found.dispatches.len(), 1);
+}
+
+/// The only file of a folder with its bytes.
+fn only_file(folder: &TempDir) -> (PathBuf, Vec<u8>) {
+    let files: Vec<PathBuf> = fs::read_dir(folder.path().join("cache")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let [file] = &files[..] else { panic!("{files:?}") };
+    (file.clone(), fs::read(file).unwrap())
+}
+
+#[test]
+fn what_was_compiled_is_kept_and_a_damaged_file_is_as_good_as_none() {
+    for (name, options) in devices::gpus() {
+        let folder = tempfile::tempdir().unwrap();
+        // Made if need be; a folder that cannot be is passed over.
+        compile(&options, &folder, "cache");
+        let (file, kept) = only_file(&folder);
+        assert!(file.extension().is_some_and(|end| end == "bin") && kept.len() > 40, "{name}: {file:?}, {} bytes", kept.len());
+        let written = fs::metadata(&file).unwrap().modified().unwrap();
+        compile(&options, &folder, "cache");
+        assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), written, "{name}: written again though nothing is new");
+        let flipped = |at: usize| {
+            let mut bytes = kept.clone();
+            bytes[at] ^= 1;
+            bytes
+        };
+        let damaged =
+            [Vec::new(), vec![0; 7], kept[..kept.len() - 1].to_vec(), flipped(0), flipped(kept.len() - 1), b"something else".to_vec()];
+        for damaged in damaged {
+            fs::write(&file, &damaged).unwrap();
+            compile(&options, &folder, "cache");
+            assert_eq!(only_file(&folder).1, kept, "{name}: {} damaged bytes", damaged.len());
+        }
+        fs::write(folder.path().join("taken"), "").unwrap();
+        compile(&options, &folder, "taken");
+        compile(&options, &folder, "taken/below");
+        assert_eq!(fs::read(folder.path().join("taken")).unwrap(), b"", "{name}");
+    }
+}
