@@ -16,7 +16,6 @@
 
 use crate::error::{Error, Result};
 use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 /// Numbers of a block.
 pub const BLOCK: usize = 32;
@@ -132,48 +131,92 @@ impl Precision {
 
     /// The numbers of rows that were packed.
     pub fn unpack(self, cols: usize, packed: &Packed) -> Vec<f32> {
-        let rows = packed.data.len() / self.row_bytes(cols).max(1);
+        let (row_bytes, blocks) = (self.row_bytes(cols), self.blocks(cols));
+        let rows = packed.data.len() / row_bytes.max(1);
         let mut numbers = vec![0.0; rows * cols];
         if cols == 0 {
             return numbers;
         }
-        for (i, row) in numbers.chunks_exact_mut(cols).enumerate() {
-            let data = &packed.data[i * self.row_bytes(cols)..][..self.row_bytes(cols)];
-            let scales = &packed.scales[i * 2 * self.blocks(cols)..];
-            self.unpack_row(data, |block| f16::from_le_bytes([scales[2 * block], scales[2 * block + 1]]).to_f32(), row);
-        }
+        let scales: Vec<u16> = packed.scales.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
+        pulp::Arch::new().dispatch(|| {
+            for (i, row) in numbers.chunks_exact_mut(cols).enumerate() {
+                self.unpack_row(&packed.data[i * row_bytes..][..row_bytes], &scales[i * blocks..][..blocks], row);
+            }
+        });
         numbers
     }
 
-    /// The first numbers of one row, from its bytes and its scales.
-    pub(crate) fn unpack_row(self, data: &[u8], scale: impl Fn(usize) -> f32, row: &mut [f32]) {
+    /// The first numbers of one row, from its bytes and its scales, the bits of f16. To be called where the compiler may use all vectors of
+    /// the processor, below `pulp`'s dispatch: loops that it turns into them are why the steps are apart.
+    #[inline(always)]
+    pub(crate) fn unpack_row(self, data: &[u8], scales: &[u16], row: &mut [f32]) {
         match self {
             Self::F32 => row.iter_mut().zip(data.chunks_exact(4)).for_each(|(x, b)| *x = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            Self::F16 => match bytemuck::try_cast_slice::<u8, u16>(data) {
-                // The crate converts slices with the processor's own instructions, where it has them.
-                Ok(bits) if cfg!(target_endian = "little") => bits[..row.len()].reinterpret_cast::<f16>().convert_to_f32_slice(row),
-                _ => row.iter_mut().zip(data.chunks_exact(2)).for_each(|(x, b)| *x = f16::from_le_bytes([b[0], b[1]]).to_f32()),
-            },
+            Self::F16 => row.iter_mut().zip(data.chunks_exact(2)).for_each(|(x, b)| *x = from_half(u16::from_le_bytes([b[0], b[1]]))),
             Self::Q8 => {
-                for (i, (row, data)) in row.chunks_mut(BLOCK).zip(data.chunks_exact(BLOCK)).enumerate() {
-                    let scale = scale(i);
-                    row.iter_mut().zip(data).for_each(|(x, q)| *x = scale * f32::from(*q as i8));
-                }
+                let chunks = row.chunks_mut(CHUNK).zip(data.chunks(CHUNK)).zip(scales.chunks(CHUNK / BLOCK));
+                chunks.for_each(|((row, data), scales)| unpack_q8(data, scales, row));
             }
             Self::Q4 => {
-                for (i, (row, data)) in row.chunks_mut(BLOCK).zip(data.chunks_exact(BLOCK / 2)).enumerate() {
-                    let (scale, mut block) = (scale(i), [0.0; BLOCK]);
-                    for (eight, bytes) in block.chunks_exact_mut(8).zip(data.chunks_exact(4)) {
-                        let (low, high) = eight.split_at_mut(4);
-                        for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
-                            *low = scale * (f32::from(byte & 15) - 8.0);
-                            *high = scale * (f32::from(byte >> 4) - 8.0);
-                        }
-                    }
-                    row.copy_from_slice(&block[..row.len()]);
+                let chunks = row.chunks_mut(CHUNK).zip(data.chunks(CHUNK / 2)).zip(scales.chunks(CHUNK / BLOCK));
+                for ((row, data), scales) in chunks {
+                    let mut eights = [0; CHUNK / 8];
+                    eights
+                        .iter_mut()
+                        .zip(data.chunks_exact(4))
+                        .for_each(|(to, b)| *to = eight(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+                    unpack_q8(bytemuck::cast_slice(&eights), scales, row);
                 }
             }
         }
+    }
+}
+
+/// Numbers of a row that are unpacked at a time: their scales, and the bytes of 4-bit numbers, lie in small arrays meanwhile.
+const CHUNK: usize = 32 * BLOCK;
+
+/// f16 to f32. Bits and a subtraction are all that it takes, so that loops over it become vector instructions on any processor.
+#[inline(always)]
+fn from_half(bits: u16) -> f32 {
+    // What an exponent of f16 lacks to one of f32, and one of infinity to that of f32.
+    const BIAS: u32 = 112 << 23;
+    const INFINITE: u32 = 224 << 23;
+    const STEP: u32 = 1 << 23;
+    let (sign, size) = ((u32::from(bits) & 0x8000) << 16, (u32::from(bits) & 0x7fff) << 13);
+    let normal = size + if size >= 31 * STEP { INFINITE } else { BIAS };
+    // Below 2^-14 there is no leading 1: one is put there and subtracted.
+    let small = (f32::from_bits(size + BIAS + STEP) - f32::from_bits(BIAS + STEP)).to_bits();
+    f32::from_bits(sign | if size < STEP { small } else { normal })
+}
+
+/// The 8 numbers of a word of a q4 block, each as a byte of an i8, in order.
+#[inline(always)]
+fn eight(word: u32) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    // The high halves of its bytes are the numbers 4 to 7.
+    let n = (u64::from(word) | u64::from(word) << 28) & (15 * EACH);
+    // n − 8 in each byte: with bit 7 set nothing is borrowed from the next.
+    (((n | 128 * EACH) - 8 * EACH) ^ 128 * EACH).to_le()
+}
+
+/// Numbers of at most a chunk from i8 and the scales of their blocks.
+#[inline(always)]
+fn unpack_q8(data: &[u8], scales: &[u16], row: &mut [f32]) {
+    let mut numbers = [0.0; CHUNK / BLOCK];
+    numbers.iter_mut().zip(scales).for_each(|(x, bits)| *x = from_half(*bits));
+    // All bytes of a block are read before a number is written: the compiler need not ask whether they overlap.
+    let block = |data: &[u8], scale: f32, row: &mut [f32]| {
+        let mut bytes = [0; BLOCK];
+        bytes.copy_from_slice(data);
+        row.iter_mut().zip(bytes).for_each(|(x, q)| *x = scale * f32::from(q as i8));
+    };
+    let (blocks, scales) = (row.len() / BLOCK, numbers);
+    let mut rows = row.chunks_exact_mut(BLOCK);
+    for ((row, data), scale) in rows.by_ref().zip(data.chunks_exact(BLOCK)).zip(scales) {
+        block(data, scale, row);
+    }
+    if let Some((scale, data)) = scales.get(blocks).zip(data.get(blocks * BLOCK..(blocks + 1) * BLOCK)) {
+        block(data, *scale, rows.into_remainder());
     }
 }
 
