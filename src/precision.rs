@@ -146,25 +146,34 @@ impl Precision {
         numbers
     }
 
-    /// The first numbers of one row, from its bytes and its scales, the bits of f16. To be called where the compiler may use all vectors of
-    /// the processor, below `pulp`'s dispatch: loops that it turns into them are why the steps are apart.
+    /// The first numbers of one row, from its bytes and its scales, the bits of f16.
+    ///
+    /// To be called below `pulp`'s dispatch, where the compiler may use all vectors of the processor. It does so for code that is inlined
+    /// there: loops are written with `for`, since the insides of `for_each` and `map` are functions that may stay outside.
     #[inline(always)]
     pub(crate) fn unpack_row(self, data: &[u8], scales: &[u16], row: &mut [f32]) {
         match self {
-            Self::F32 => row.iter_mut().zip(data.chunks_exact(4)).for_each(|(x, b)| *x = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            Self::F16 => row.iter_mut().zip(data.chunks_exact(2)).for_each(|(x, b)| *x = from_half(u16::from_le_bytes([b[0], b[1]]))),
+            Self::F32 => {
+                for (x, b) in row.iter_mut().zip(data.chunks_exact(4)) {
+                    *x = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                }
+            }
+            Self::F16 => {
+                for (x, b) in row.iter_mut().zip(data.chunks_exact(2)) {
+                    *x = from_half(u16::from_le_bytes([b[0], b[1]]));
+                }
+            }
             Self::Q8 => {
-                let chunks = row.chunks_mut(CHUNK).zip(data.chunks(CHUNK)).zip(scales.chunks(CHUNK / BLOCK));
-                chunks.for_each(|((row, data), scales)| unpack_q8(data, scales, row));
+                for ((row, data), scales) in row.chunks_mut(CHUNK).zip(data.chunks(CHUNK)).zip(scales.chunks(CHUNK / BLOCK)) {
+                    unpack_q8(data, scales, row);
+                }
             }
             Self::Q4 => {
-                let chunks = row.chunks_mut(CHUNK).zip(data.chunks(CHUNK / 2)).zip(scales.chunks(CHUNK / BLOCK));
-                for ((row, data), scales) in chunks {
+                for ((row, data), scales) in row.chunks_mut(CHUNK).zip(data.chunks(CHUNK / 2)).zip(scales.chunks(CHUNK / BLOCK)) {
                     let mut eights = [0; CHUNK / 8];
-                    eights
-                        .iter_mut()
-                        .zip(data.chunks_exact(4))
-                        .for_each(|(to, b)| *to = eight(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+                    for (to, b) in eights.iter_mut().zip(data.chunks_exact(4)) {
+                        *to = eight(u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                    }
                     unpack_q8(bytemuck::cast_slice(&eights), scales, row);
                 }
             }
@@ -203,20 +212,27 @@ fn eight(word: u32) -> u64 {
 #[inline(always)]
 fn unpack_q8(data: &[u8], scales: &[u16], row: &mut [f32]) {
     let mut numbers = [0.0; CHUNK / BLOCK];
-    numbers.iter_mut().zip(scales).for_each(|(x, bits)| *x = from_half(*bits));
-    // All bytes of a block are read before a number is written: the compiler need not ask whether they overlap.
-    let block = |data: &[u8], scale: f32, row: &mut [f32]| {
-        let mut bytes = [0; BLOCK];
-        bytes.copy_from_slice(data);
-        row.iter_mut().zip(bytes).for_each(|(x, q)| *x = scale * f32::from(q as i8));
-    };
-    let (blocks, scales) = (row.len() / BLOCK, numbers);
-    let mut rows = row.chunks_exact_mut(BLOCK);
-    for ((row, data), scale) in rows.by_ref().zip(data.chunks_exact(BLOCK)).zip(scales) {
-        block(data, scale, row);
+    for (x, bits) in numbers.iter_mut().zip(scales) {
+        *x = from_half(*bits);
     }
-    if let Some((scale, data)) = scales.get(blocks).zip(data.get(blocks * BLOCK..(blocks + 1) * BLOCK)) {
-        block(data, *scale, rows.into_remainder());
+    let (blocks, rest) = (row.len() / BLOCK, row.len() % BLOCK);
+    for ((row, data), scale) in row.chunks_exact_mut(BLOCK).zip(data.chunks_exact(BLOCK)).zip(numbers) {
+        unpack_block(data, scale, row);
+    }
+    if rest > 0 {
+        let mut last = [0.0; BLOCK];
+        unpack_block(&data[blocks * BLOCK..][..BLOCK], numbers[blocks], &mut last);
+        row[blocks * BLOCK..].copy_from_slice(&last[..rest]);
+    }
+}
+
+/// A whole block. All its bytes are read before a number is written: the compiler need not ask whether they overlap.
+#[inline(always)]
+fn unpack_block(data: &[u8], scale: f32, row: &mut [f32]) {
+    let mut bytes = [0; BLOCK];
+    bytes.copy_from_slice(data);
+    for (x, q) in row.iter_mut().zip(bytes) {
+        *x = scale * f32::from(q as i8);
     }
 }
 

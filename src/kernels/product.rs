@@ -66,8 +66,11 @@ impl<'a> Weights<'a> {
     /// The first `ins` numbers of `rows` rows, one row after the other.
     fn unpack(&self, rows: usize, ins: usize) -> Vec<f32> {
         let mut numbers = vec![0.0; rows * ins];
-        let rows = numbers.chunks_exact_mut(ins.max(1)).enumerate();
-        pulp::Arch::new().dispatch(|| rows.for_each(|(row, to)| self.unpack_row(row, to)));
+        pulp::Arch::new().dispatch(|| {
+            for (row, to) in numbers.chunks_exact_mut(ins.max(1)).enumerate() {
+                self.unpack_row(row, to);
+            }
+        });
         numbers
     }
 }
