@@ -192,10 +192,11 @@ fn from_half(bits: u16) -> f32 {
     const INFINITE: u32 = 224 << 23;
     const STEP: u32 = 1 << 23;
     let (sign, size) = ((u32::from(bits) & 0x8000) << 16, (u32::from(bits) & 0x7fff) << 13);
-    let normal = size + if size >= 31 * STEP { INFINITE } else { BIAS };
     // Below 2^-14 there is no leading 1: one is put there and subtracted.
-    let small = (f32::from_bits(size + BIAS + STEP) - f32::from_bits(BIAS + STEP)).to_bits();
-    f32::from_bits(sign | if size < STEP { small } else { normal })
+    let small = size < STEP;
+    let moved = size + BIAS + if small { STEP } else if size >= 31 * STEP { INFINITE - BIAS } else { 0 };
+    let number = f32::from_bits(moved) - f32::from_bits(if small { BIAS + STEP } else { 0 });
+    f32::from_bits(sign | number.to_bits())
 }
 
 /// The 8 numbers of a word of a q4 block, each as a byte of an i8, in order.
