@@ -139,14 +139,14 @@ fn bench_writes_traces() {
         assert_eq!(named(2, "submit") > 0 && named(2, "wait") > 0, device != "cpu", "{device}");
         let halt = track(1).find(|event| event["name"] == "halt").unwrap();
         assert!(halt["args"]["rows"] == 5 && halt["args"]["bytes"].as_u64() > Some(0), "{device}: {halt}");
-        // Kernels run while the host is at a prompt or a token.
+        // Kernels run while the host is at a prompt or a token, as far as two clocks can be compared on a machine with other things to do.
         let span = |events: &mut dyn Iterator<Item = &Value>| {
             events
                 .map(|event| (event["ts"].as_f64().unwrap(), event["dur"].as_f64().unwrap()))
                 .fold((f64::MAX, 0f64), |(begin, end), (ts, dur)| (begin.min(ts), end.max(ts + dur)))
         };
         let (kernels, host) = (span(&mut track(1)), span(&mut track(2)));
-        assert!(kernels.0 > host.0 - 2e3 && kernels.1 < host.1 + 2e3, "{device}: {kernels:?} µs of the device, {host:?} of the host");
+        assert!(kernels.0 > host.0 - 1e3 && kernels.1 < host.1 + 2e4, "{device}: {kernels:?} µs of the device, {host:?} of the host");
     }
     // Whole or not at all, and known beforehand: a wrong path costs no measurement.
     let before = std::fs::read(&path).unwrap();

@@ -99,19 +99,19 @@ fn clocks_tell_the_truth() {
         };
         let (short, long) = (plan(1), plan(200));
         profile(&mut backend, &[&short, &long]);
-        // The least of several: other tests run beside this one.
-        let mut ratios: Vec<f64> = Vec::new();
+        // The best of several: other tests run beside this one.
+        let (mut least, mut most) = ([f64::INFINITY; 2], 0f64);
         for _ in 0..5 {
             let started = Instant::now();
             let found = profile(&mut backend, &[&short, &long]);
             let wall = started.elapsed().as_secs_f64();
             let [short, long] = found.dispatches[..] else { panic!("{name}: {found:?}") };
             assert!(found.busy() <= wall && short.begin + short.seconds <= wall, "{name}: {found:?} in {wall} s");
-            assert!(short.seconds < long.seconds, "{name}: {found:?}");
-            ratios.push(found.busy() / wall);
+            least = [least[0].min(short.seconds), least[1].min(long.seconds)];
+            most = most.max(found.busy() / wall);
         }
-        let best = ratios.iter().copied().fold(0.0, f64::max);
-        assert!(best > 0.2, "{name}: kernels of {ratios:?} of the time in which there is nothing else to do");
+        assert!(least[0] < least[1] / 4.0, "{name}: {least:?} s for one round and for 200");
+        assert!(most > 0.2, "{name}: kernels for {most} of the time in which there is nothing else to do");
     }
 }
 

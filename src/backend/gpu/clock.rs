@@ -5,9 +5,13 @@ use web_time::Instant;
 use crate::backend::gpu::{DISPATCHES_PER_SUBMIT, Gpu};
 use crate::backend::profile::{Clock, DispatchTime, Load, Profile};
 use crate::error::{Error, Result};
+use crate::precision::Precision;
 
 /// Dispatches of one command buffer at most: what was left open is less than a submit, and so much again comes to it.
 const MOST: u32 = 2 * DISPATCHES_PER_SUBMIT as u32;
+
+/// Waits by which the clocks of device and host are compared.
+const WAITS: usize = 5;
 
 /// Bytes of a timestamp.
 const BYTES: u64 = wgpu::QUERY_SIZE as u64;
@@ -120,24 +124,27 @@ impl Gpu {
             ticks.extend(self.ticks(&buffer).await?);
             loads.extend(batch);
         }
-        // What the device's clock says now: an empty pass that the host waits for.
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
-        let mut last = Stopwatch { profile: Profile::new(Clock::Device), queries: Some(queries) };
-        let none = Load { kernel: "", precision: crate::precision::Precision::F32, rows: None, grid: [0; 3], bytes: 0, flops: 0 };
-        drop(last.pass(&mut encoder, none));
-        last.close(&self.device, &mut encoder);
-        self.queue.submit([encoder.finish()]);
-        let Some(Queries { closed, tick, .. }) = last.queries else { return Ok(Some(profile)) };
-        let ended = match closed.first() {
-            Some((buffer, _)) => self.ticks(buffer).await?[1],
-            None => 0,
-        };
-        let now = profile.at(Instant::now());
-        let seconds = |from: u64, to: u64| to.wrapping_sub(from) as i64 as f64 * tick;
+        let (tick, first) = (queries.tick, ticks[0]);
+        let since = |ticks: u64| ticks.wrapping_sub(first) as i64 as f64 * tick;
+        // When it was the first tick by the host's clock: an empty pass has ended by the time that the host has waited for it, the least
+        // of several waits ago.
+        let none = Load { kernel: "", precision: Precision::F32, rows: None, grid: [0; 3], bytes: 0, flops: 0 };
+        let mut watch = Stopwatch { profile: Profile::new(Clock::Device), queries: Some(queries) };
+        let mut zero = f64::INFINITY;
+        for _ in 0..WAITS {
+            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
+            drop(watch.pass(&mut encoder, none));
+            watch.close(&self.device, &mut encoder);
+            self.queue.submit([encoder.finish()]);
+            if let Some((buffer, _)) = watch.queries.as_mut().and_then(|queries| queries.closed.pop()) {
+                let ended = self.ticks(&buffer).await?[1];
+                zero = zero.min(profile.at(Instant::now()) - since(ended));
+            }
+        }
         profile.dispatches.extend(loads.into_iter().zip(ticks.chunks_exact(2)).map(|(load, ticks)| DispatchTime {
             load,
-            begin: now - seconds(ticks[0], ended),
-            seconds: seconds(ticks[0], ticks[1]).max(0.0),
+            begin: zero + since(ticks[0]),
+            seconds: (since(ticks[1]) - since(ticks[0])).max(0.0),
         }));
         self.check("reading timestamps")?;
         Ok(Some(profile))
