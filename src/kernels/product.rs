@@ -1,5 +1,7 @@
-//! The matrix products under the twins, with weights in any precision: what is shared out among threads. The sums are in [`tile`].
+//! The matrix products under the twins, with weights in any precision: what is shared out among threads. The sums are in [`tile`], those of
+//! few rows in [`stored`].
 
+mod stored;
 mod tile;
 
 use crate::precision::{BLOCK, Precision};
