@@ -186,7 +186,7 @@ const CHUNK: usize = 32 * BLOCK;
 
 /// f16 to f32. Bits and a subtraction are all that it takes, so that loops over it become vector instructions on any processor.
 #[inline(always)]
-pub(crate) fn from_half(bits: u16) -> f32 {
+fn from_half(bits: u16) -> f32 {
     // What an exponent of f16 lacks to one of f32, and one of infinity to that of f32.
     const BIAS: u32 = 112 << 23;
     const INFINITE: u32 = 224 << 23;
@@ -194,15 +194,7 @@ pub(crate) fn from_half(bits: u16) -> f32 {
     let (sign, size) = ((u32::from(bits) & 0x8000) << 16, (u32::from(bits) & 0x7fff) << 13);
     // Below 2^-14 there is no leading 1: one is put there and subtracted.
     let small = size < STEP;
-    let moved = size
-        + BIAS
-        + if small {
-            STEP
-        } else if size >= 31 * STEP {
-            INFINITE - BIAS
-        } else {
-            0
-        };
+    let moved = size + BIAS + if small { STEP } else if size >= 31 * STEP { INFINITE - BIAS } else { 0 };
     let number = f32::from_bits(moved) - f32::from_bits(if small { BIAS + STEP } else { 0 });
     f32::from_bits(sign | number.to_bits())
 }

@@ -1,7 +1,5 @@
-//! The matrix products under the twins, with weights in any precision: what is shared out among threads. The sums are in [`tile`], those of
-//! few rows in [`stored`].
+//! The matrix products under the twins, with weights in any precision: what is shared out among threads. The sums are in [`tile`].
 
-mod stored;
 mod tile;
 
 use crate::precision::{BLOCK, Precision};

@@ -3,8 +3,7 @@
 //! A tile is a few rows of weights with a few rows of x. Its sums stay in registers, and every vector that is read is used several times.
 //! Arrays of vectors are walked by plain loops: the closures of `map` and `from_fn` are not always inlined, and then run without vectors.
 
-use super::{Weights, stored};
-use crate::precision::BLOCK;
+use super::Weights;
 use pulp::{Arch, Simd, WithSimd};
 
 /// Rows of x of a tile, and rows of weights where there are registers for so many sums.
@@ -40,9 +39,6 @@ impl Dots<'_, '_, '_> {
     #[inline(always)]
     fn run<S: Simd, const OUTS: usize>(self, simd: S) {
         let Dots { x: (x, x_stride, ins), w, y, add } = self;
-        if y.len() <= stored::FEW && ins.is_multiple_of(BLOCK) {
-            return few((x, x_stride, ins), w, y, add);
-        }
         let block = (CACHED / ins.max(1)).max(1).next_multiple_of(SIDE);
         let mut numbers = vec![0.0; if w.plain().is_some() { 0 } else { OUTS * ins }];
         for (i, y) in y.chunks_mut(block).enumerate() {
@@ -53,25 +49,6 @@ impl Dots<'_, '_, '_> {
             }
             for o in whole..outs {
                 rows_of::<S, 1>(simd, x, (w, o), &mut numbers, y, add);
-            }
-        }
-    }
-}
-
-/// Few rows of x, with two rows of weights at a time.
-#[inline(always)]
-fn few((x, x_stride, ins): (&[f32], usize, usize), w: Weights, y: &mut [&mut [f32]], add: bool) {
-    let rows: Vec<_> = (0..y.len()).map(|r| stored::ready(w.precision, &x[r * x_stride..][..ins])).collect();
-    let outs = y.first().map_or(0, |y| y.len());
-    let set = |y: &mut f32, sum: f32| *y = sum + if add { *y } else { 0.0 };
-    for o in (0..outs).step_by(2) {
-        for (x, y) in rows.iter().zip(y.iter_mut()) {
-            if let [first, second, ..] = &mut y[o..] {
-                let sums = stored::dots::<2>(w, o, x);
-                set(first, sums[0]);
-                set(second, sums[1]);
-            } else {
-                set(&mut y[o], stored::dots::<1>(w, o, x)[0]);
             }
         }
     }
