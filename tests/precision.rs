@@ -133,6 +133,18 @@ fn normal(count: usize, seed: u64, deviation: f32) -> Vec<f32> {
     (0..count).map(|_| ((-2.0 * (1.0 - next()).ln()).sqrt() * (std::f64::consts::TAU * next()).cos()) as f32 * deviation).collect()
 }
 
+/// Unpacking f16 is a matter of bits: all of them, subnormal, infinite and no numbers too.
+#[test]
+fn every_f16() {
+    let data: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    let packed = Packed { data, scales: Vec::new() };
+    for (bits, found) in F16.unpack(1 << 16, &packed).into_iter().enumerate() {
+        let expected = half(&packed.data, bits);
+        assert!(f64::from(found) == expected || (found.is_nan() && expected.is_nan()), "{bits:04x}: {found}, expected {expected}");
+        assert_eq!(found.is_sign_negative(), bits >> 15 == 1, "{bits:04x}");
+    }
+}
+
 #[test]
 fn sizes() {
     // cols, blocks, bytes of a row of f16, q8, q4, stride of f32, f16, q8 and q4, words of scales
