@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::kernel::words;
 use crate::kernels::experts_down::EXPERTS_DOWN;
 use crate::kernels::experts_up::EXPERTS_UP;
-use crate::kernels::product::{Rows, Weights, product};
+use crate::kernels::product::{Product, Rows, Weights, products};
 use crate::kernels::swiglu::swiglu_row;
 use crate::kernels::{expect, expect_room};
 use crate::params;
@@ -46,58 +46,46 @@ impl Params {
 pub(super) fn up(p: &Params, precision: Precision, [data, scales, x, ids]: [&[f32]; 4], [y]: [&mut [f32]; 1]) {
     let w = Weights { precision, data, scales, stride: 4 * p.w_stride as usize, first: 0 };
     let (ins, outs) = (4 * p.ins as usize, p.outs as usize);
-    let from = |pair: usize| pair / p.slots as usize * 4 * p.x_stride as usize;
-    let mut work = Work::default();
-    for pairs in p.pairs(ids).chunk_by(|a, b| a.0 == b.0) {
-        let w = w.skip_rows((pairs[0].0 - p.first) as usize * 2 * outs);
-        let pairs: Vec<u32> = pairs.iter().map(|(_, pair)| *pair).collect();
-        work.run(&pairs, (ins, 2 * outs), (x, from), w, |pair, gate_up| {
-            swiglu_row(gate_up, &mut y[pair * p.y_stride as usize..][..outs]);
-        });
-    }
+    let x_of = |pair: usize| &x[pair / p.slots as usize * 4 * p.x_stride as usize..][..ins];
+    let w_of = |expert: u32| w.skip_rows((expert - p.first) as usize * 2 * outs);
+    each_pair(&p.pairs(ids), (ins, 2 * outs), x_of, w_of, |pair, gate_up| {
+        swiglu_row(gate_up, &mut y[pair * p.y_stride as usize..][..outs]);
+    });
 }
 
 pub(super) fn down(p: &Params, precision: Precision, [data, scales, x, ids, gates]: [&[f32]; 5], [y]: [&mut [f32]; 1]) {
     let w = Weights { precision, data, scales, stride: 4 * p.w_stride as usize, first: 0 };
-    let (ins, outs) = (4 * p.ins as usize, p.outs as usize);
-    let from = |pair: usize| pair * 4 * p.x_stride as usize;
-    let mut work = Work::default();
-    for pairs in p.pairs(ids).chunk_by(|a, b| a.0 == b.0) {
-        let w = w.skip_rows((pairs[0].0 - p.first) as usize * outs);
-        let pairs: Vec<u32> = pairs.iter().map(|(_, pair)| *pair).collect();
-        work.run(&pairs, (ins, outs), (x, from), w, |pair, result| {
-            let (row, slot) = (pair / p.slots as usize, pair % p.slots as usize);
-            let gate = if slot < p.k as usize { gates[row * p.k_stride as usize + slot] } else { 1.0 };
-            y[row * p.y_stride as usize..].iter_mut().zip(result).for_each(|(y, result)| *y += gate * result);
-        });
-    }
+    let (ins, outs, slots) = (4 * p.ins as usize, p.outs as usize, p.slots as usize);
+    let x_of = |pair: usize| &x[pair * 4 * p.x_stride as usize..][..ins];
+    let w_of = |expert: u32| w.skip_rows((expert - p.first) as usize * outs);
+    each_pair(&p.pairs(ids), (ins, outs), x_of, w_of, |pair, result| {
+        let (row, slot) = (pair / slots, pair % slots);
+        let gate = if slot < p.k as usize { gates[row * p.k_stride as usize + slot] } else { 1.0 };
+        y[row * p.y_stride as usize..].iter_mut().zip(result).for_each(|(y, result)| *y += gate * result);
+    });
 }
 
-/// Memory for the pairs of one expert, side by side.
-#[derive(Default)]
-pub(super) struct Work {
-    x: Vec<f32>,
-    y: Vec<f32>,
-}
-
-impl Work {
-    /// w · x\[pair\] for pairs of one expert, whose weights are so read once. `from` says where a pair's x starts, `take` gets each result.
-    pub fn run(
-        &mut self,
-        pairs: &[u32],
-        (ins, outs): (usize, usize),
-        (x, from): (&[f32], impl Fn(usize) -> usize),
-        w: Weights,
-        mut take: impl FnMut(usize, &[f32]),
-    ) {
-        self.x.clear();
-        pairs.iter().for_each(|pair| self.x.extend_from_slice(&x[from(*pair as usize)..][..ins]));
-        self.y.resize(pairs.len() * outs, 0.0);
-        let rows = |stride| Rows { start: 0, stride };
-        product((pairs.len(), ins, outs), (&self.x, rows(ins)), w, (&mut self.y, rows(outs)), false);
-        for (pair, result) in pairs.iter().zip(self.y.chunks_exact(outs)) {
-            take(*pair as usize, result);
-        }
+/// w\[expert\] · x\[pair\] for (expert, pair)s in the order of experts: the weights of each are read once for all its pairs. `take` gets every
+/// pair's `outs` results.
+pub(super) fn each_pair<'a>(
+    pairs: &[(u32, u32)],
+    (ins, outs): (usize, usize),
+    x_of: impl Fn(usize) -> &'a [f32],
+    w_of: impl Fn(u32) -> Weights<'a>,
+    mut take: impl FnMut(usize, &[f32]),
+) {
+    let x: Vec<f32> = pairs.iter().flat_map(|(_, pair)| x_of(*pair as usize)).copied().collect();
+    let mut y = vec![0.0; pairs.len() * outs];
+    let rows = |stride| Rows { start: 0, stride };
+    let (mut x_rest, mut y_rest) = (&x[..], &mut y[..]);
+    products(pairs.chunk_by(|a, b| a.0 == b.0).map(|pairs| {
+        let (x, y);
+        (x, x_rest) = x_rest.split_at(pairs.len() * ins);
+        (y, y_rest) = std::mem::take(&mut y_rest).split_at_mut(pairs.len() * outs);
+        Product { shape: (pairs.len(), ins, outs), x: (x, rows(ins)), w: w_of(pairs[0].0), y: (y, rows(outs)), add: false }
+    }));
+    for ((_, pair), result) in pairs.iter().zip(y.chunks_exact(outs)) {
+        take(*pair as usize, result);
     }
 }
 

@@ -6,7 +6,7 @@
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::kernel::{Kernel, Link, Twin, f32s, u32s, weights, words};
-use crate::kernels::experts::{Slots, Work};
+use crate::kernels::experts::{Slots, each_pair};
 use crate::kernels::group::most_tiles;
 use crate::kernels::product::Weights;
 use crate::kernels::{expect, expect_room};
@@ -38,17 +38,17 @@ pub const EXPERTS_GROUPED: Kernel<Params, 5, 1> = Kernel {
 fn twin(p: &Params, precision: Precision, [data, scales, x, tiles, order]: [&[f32]; 5], [y]: [&mut [f32]; 1]) {
     let w = Weights { precision, data, scales, stride: 4 * p.w_stride as usize, first: 0 };
     let (ins, outs, slots) = (4 * p.ins as usize, p.outs as usize, p.slots as usize);
-    let from = |pair: usize| 4 * (pair / slots * p.x_stride as usize + pair % slots * p.x_step as usize);
+    let x_of = |pair: usize| &x[4 * (pair / slots * p.x_stride as usize + pair % slots * p.x_step as usize)..][..ins];
+    let w_of = |expert: u32| w.skip_rows((expert - p.first) as usize * outs);
     let tiles: &[[u32; 4]] = bytemuck::cast_slice(words(tiles));
-    let mut work = Work::default();
-    // Tiles of one expert follow each other, and so do their pairs.
-    for tiles in tiles[..p.tiles as usize].chunk_by(|a, b| a[0] == b[0]) {
-        let Some(expert) = (tiles[0][0] as usize).checked_sub(p.first as usize).filter(|e| *e < p.count as usize) else { continue };
-        let pairs = &words(order)[tiles[0][1] as usize..][..tiles.iter().map(|tile| tile[2] as usize).sum()];
-        work.run(pairs, (ins, outs), (x, from), w.skip_rows(expert * outs), |pair, result| {
-            y[pair * p.y_stride as usize..][..outs].copy_from_slice(result);
-        });
-    }
+    let here = tiles[..p.tiles as usize].iter().filter(|[expert, ..]| (p.first..p.first + p.count).contains(expert));
+    // Tiles of one expert follow each other.
+    let pairs = here
+        .flat_map(|&[expert, first, count, _]| words(order)[first as usize..][..count as usize].iter().map(move |pair| (expert, *pair)));
+    let pairs: Vec<(u32, u32)> = pairs.collect();
+    each_pair(&pairs, (ins, outs), x_of, w_of, |pair, result| {
+        y[pair * p.y_stride as usize..][..outs].copy_from_slice(result);
+    });
 }
 
 /// Pairs in tiles, as `group` makes them.

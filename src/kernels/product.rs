@@ -75,29 +75,40 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// `y[r, o] = Σ_i x[r, i] · w[o, i]`, added to `y` if `add`. Shapes: x (rows, ins), w (outs, ins), y (rows, outs).
-///
-/// Threads share the outputs, so that each weight is read by one of them.
-pub(super) fn product<'a>(
-    (rows, ins, outs): (usize, usize, usize),
-    (x, x_rows): (&[f32], Rows),
-    w: impl Into<Weights<'a>>,
-    (y, y_rows): (&mut [f32], Rows),
-    add: bool,
-) {
-    let w = w.into();
-    if rows == 0 || outs == 0 {
-        return;
+/// A product that is to be made: `y[r, o] = Σ_i x[r, i] · w[o, i]`, added to `y` if `add`. Shapes: x (rows, ins), w (outs, ins), y (rows, outs).
+pub(super) struct Product<'a, 'b> {
+    /// (rows, ins, outs).
+    pub shape: (usize, usize, usize),
+    pub x: (&'a [f32], Rows),
+    pub w: Weights<'a>,
+    pub y: (&'b mut [f32], Rows),
+    pub add: bool,
+}
+
+/// Makes products. Threads share the outputs of all of them, so that each weight is read by one thread.
+pub(super) fn products<'a, 'b>(products: impl IntoIterator<Item = Product<'a, 'b>>) {
+    let mut shares = Vec::new();
+    for Product { shape: (rows, ins, outs), x: (x, x_rows), w, y: (y, y_rows), add } in products {
+        if rows == 0 || outs == 0 {
+            continue;
+        }
+        let x = &x[x_rows.start..x_rows.end(rows, ins)];
+        let y = &mut y[y_rows.start..y_rows.end(rows, outs)];
+        let (share, first) = (share(outs, rows * ins), shares.len());
+        // The shares, each with its part of every row of y.
+        for i in 0..outs.div_ceil(share) {
+            shares.push(((x, x_rows.stride, ins), w.skip_rows(i * share), Vec::with_capacity(rows), add));
+        }
+        for y in y.chunks_mut(y_rows.stride.max(outs)) {
+            shares[first..].iter_mut().zip(y[..outs].chunks_mut(share)).for_each(|((.., parts, _), y)| parts.push(y));
+        }
     }
-    let x = &x[x_rows.start..x_rows.end(rows, ins)];
-    let y = &mut y[y_rows.start..y_rows.end(rows, outs)];
-    let share = share(outs, rows * ins);
-    // The shares, each with its part of every row of y.
-    let mut shares: Vec<Vec<&mut [f32]>> = (0..outs.div_ceil(share)).map(|_| Vec::with_capacity(rows)).collect();
-    for y in y.chunks_mut(y_rows.stride.max(outs)) {
-        shares.iter_mut().zip(y[..outs].chunks_mut(share)).for_each(|(parts, y)| parts.push(y));
-    }
-    each(shares, |i, mut parts| tile::dots((x, x_rows.stride, ins), w.skip_rows(i * share), &mut parts, add));
+    each(shares, |_, (x, w, mut parts, add)| tile::dots(x, w, &mut parts, add));
+}
+
+/// One [`Product`].
+pub(super) fn product<'a>(shape: (usize, usize, usize), x: (&'a [f32], Rows), w: impl Into<Weights<'a>>, y: (&mut [f32], Rows), add: bool) {
+    products([Product { shape, x, w: w.into(), y, add }]);
 }
 
 /// `y[r, j] = Σ_i x[r, i] · w[i, j]`: weights that lie the other way. Shapes: x (rows, ins), w (ins, outs), y (rows, outs).
