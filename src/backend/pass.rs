@@ -45,7 +45,7 @@ impl Pass {
         self.said.get_or_insert_default().0 += bytes as u64;
     }
 
-    /// Says what the dispatch recorded next does besides reading the weights that it [touches](Self::touch): bytes that it reads and writes,
+    /// Says what the dispatch recorded next does besides reading the weights that it touches: bytes that it reads and writes,
     /// each once, and floating-point operations, two for a multiplication with an addition. Only a profile looks at it. Of a kernel that says
     /// nothing at all, the bytes are those of its rows of every tensor that it binds, and nothing is known of its operations.
     pub fn work(&mut self, bytes: usize, flops: usize) {

@@ -167,7 +167,7 @@ impl Moe {
 /// Either kind.
 pub(crate) enum Ffn {
     Dense(Dense),
-    Moe(Moe),
+    Moe(Box<Moe>),
 }
 
 impl Ffn {

@@ -67,7 +67,7 @@ impl Recurrent {
         let attention = Attention::load(loader, config, "recurrent.block", work)?;
         Ok(Self {
             injection: loader.upload("norms and loop embeddings", (2 + loops, d), || injection)?,
-            block: Block { attn_norm: None, attention, ffn: Ffn::Moe(moe) },
+            block: Block { attn_norm: None, attention, ffn: Ffn::Moe(Box::new(moe)) },
             router,
             ending: Ending {
                 table: loader.upload("A, B, halting head and LoRA", (3 + 2 * r, d), || ending)?,
