@@ -32,8 +32,8 @@ pub struct Pace {
 impl Pace {
     /// What is best where the host is to wait only once a token; docs/depth.md has the figures.
     pub fn of(backend: &Backend) -> Self {
-        // The host's own memory can be looked at for nothing. A GPU always has a pass to do while the host looks at the one before:
-        // with two dozen dispatches it takes longer than the look, and larger groups only run more of them empty.
+        // The host's own memory can be looked at for nothing. A GPU has a pass to do while the host looks at the one before; larger
+        // groups only run more of them empty.
         Self { group: 1, ahead: usize::from(!backend.is_host()) }
     }
 }
