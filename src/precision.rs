@@ -194,7 +194,15 @@ fn from_half(bits: u16) -> f32 {
     let (sign, size) = ((u32::from(bits) & 0x8000) << 16, (u32::from(bits) & 0x7fff) << 13);
     // Below 2^-14 there is no leading 1: one is put there and subtracted.
     let small = size < STEP;
-    let moved = size + BIAS + if small { STEP } else if size >= 31 * STEP { INFINITE - BIAS } else { 0 };
+    let moved = size
+        + BIAS
+        + if small {
+            STEP
+        } else if size >= 31 * STEP {
+            INFINITE - BIAS
+        } else {
+            0
+        };
     let number = f32::from_bits(moved) - f32::from_bits(if small { BIAS + STEP } else { 0 });
     f32::from_bits(sign | number.to_bits())
 }
