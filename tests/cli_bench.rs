@@ -79,12 +79,12 @@ fn bench_measures_rooflines() {
             assert_eq!(row["clock"], if device == "cpu" { "host" } else { "device" });
             let kernels = row["kernels"].as_array().unwrap();
             let names: Vec<&str> = kernels.iter().map(|kernel| kernel["kernel"].as_str().unwrap()).collect();
-            for name in ["embed", "attention", "halt", "top", if row["test"] == "pp5" { "matmul" } else { "matvec" }] {
+            for name in ["embed", "attention", "recur", "top", if row["test"] == "pp5" { "matmul" } else { "matvec" }] {
                 assert!(names.contains(&name), "{device}: no {name} in {row}");
             }
             // Once a token and loop, in one pass or token by token.
-            let halts = kernels.iter().find(|kernel| kernel["kernel"] == "halt").unwrap();
-            assert_eq!(halts["calls"], if row["test"] == "pp5" { 2 } else { 6 }, "{device}: {row}");
+            let ends = kernels.iter().find(|kernel| kernel["kernel"] == "recur").unwrap();
+            assert_eq!(ends["calls"], if row["test"] == "pp5" { 2 } else { 6 }, "{device}: {row}");
             for kernel in kernels {
                 let [seconds, bytes, flops] = ["seconds", "bytes", "flops"].map(|key| number(&kernel[key]));
                 assert!(kernel["weights"] == "f32" && seconds >= 0.0 && bytes > 0.0, "{device}: {kernel}");
@@ -135,10 +135,10 @@ fn bench_writes_traces() {
         }
         let named = |tid: u64, name: &str| track(tid).filter(|event| event["name"] == name).count();
         // A prompt of two loops and three tokens of two.
-        assert_eq!((named(1, "halt"), named(2, "prompt"), named(2, "token")), (8, 1, 3), "{device}");
+        assert_eq!((named(1, "recur"), named(2, "prompt"), named(2, "token")), (8, 1, 3), "{device}");
         assert_eq!(named(2, "submit") > 0 && named(2, "wait") > 0, device != "cpu", "{device}");
-        let halt = track(1).find(|event| event["name"] == "halt").unwrap();
-        assert!(halt["args"]["rows"] == 5 && halt["args"]["bytes"].as_u64() > Some(0), "{device}: {halt}");
+        let end = track(1).find(|event| event["name"] == "recur").unwrap();
+        assert!(end["args"]["rows"] == 5 && end["args"]["bytes"].as_u64() > Some(0), "{device}: {end}");
         // Kernels run while the host is at a prompt or a token, as far as two clocks can be compared on a machine with other things to do.
         let span = |events: &mut dyn Iterator<Item = &Value>| {
             events

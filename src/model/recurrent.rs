@@ -63,10 +63,12 @@ impl Recurrent {
         }
         let mut injection = loader.read("recurrent.norm.weight", &[d])?;
         injection.extend(loader.read("recurrent.block.attn_norm.weight", &[d])?);
-        injection.extend((0..loops).flat_map(|t| config.loop_embedding(t)));
         let attention = Attention::load(loader, config, "recurrent.block", work)?;
         Ok(Self {
-            injection: loader.upload("norms and loop embeddings", (2 + loops, d), || injection)?,
+            injection: loader.upload("norms and loop embeddings", (2 + loops, d), || {
+                injection.extend((0..loops).flat_map(|t| config.loop_embedding(t)));
+                injection
+            })?,
             block: Block { attn_norm: None, attention, ffn: Ffn::Moe(Box::new(moe)) },
             router,
             ending: Ending {

@@ -70,6 +70,7 @@ fn rows_of<S: Simd, const O: usize>(
             *row = &plain[(o + i) * w.stride..][..ins];
         }
     } else {
+        w.prefetch(o, O);
         for i in 0..O {
             w.unpack_row(o + i, &mut numbers[i * ins..][..ins]);
         }
