@@ -59,6 +59,18 @@ fn the_lens_shows_what_a_token_would_predict_if_it_stopped_there() {
     }
 }
 
+/// The same but for rounding: a GPU adds up few rows in another order than many, and an unwatched pass may have other rows beside.
+fn same(a: &Output, b: &Output, what: &str) {
+    assert_eq!(a.rows, b.rows, "{what}");
+    assert_eq!(a.predictions.len(), b.predictions.len(), "{what}");
+    for (a, b) in a.predictions.iter().zip(&b.predictions) {
+        assert_eq!((a.row, a.best[0].0), (b.row, b.best[0].0), "{what}");
+        let largest = a.logits.iter().fold(0f32, |max, x| max.max(x.abs()));
+        let apart = a.logits.iter().zip(&b.logits).fold(0f32, |max, (a, b)| max.max((a - b).abs()));
+        assert!(!a.logits.is_empty() && apart <= 1e-5 * largest, "{what}: {apart} of {largest}");
+    }
+}
+
 #[test]
 fn watching_changes_nothing_and_its_numbers_hang_together() {
     for (device, options) in devices::all() {
@@ -71,7 +83,7 @@ fn watching_changes_nothing_and_its_numbers_hang_together() {
                 let before = one.counters();
                 let (output, trace) = traced(&mut one, &mut watched, piece, case.depth());
                 let work = one.counters().since(&before);
-                assert_eq!(output, plain(&mut other, &mut alone, piece, case.depth()), "{name} on {device}");
+                same(&output, &plain(&mut other, &mut alone, piece, case.depth()), &format!("{name} on {device}"));
 
                 for (token, row) in trace.tokens.iter().zip(&output.rows) {
                     assert!(token.loops.len() >= row.loops, "{name} on {device}: all loops that it took are there");

@@ -97,6 +97,27 @@ impl Loader<'_> {
         Ok(tensor)
     }
 
+    /// `(rows, cols)` numbers, row by row: some that are known, small tensors by name and shape, then some that are computed.
+    pub fn table(
+        &mut self,
+        what: &str,
+        shape: (usize, usize),
+        mut data: Vec<f32>,
+        of: &[(&str, &[usize])],
+        last: impl FnOnce() -> Vec<f32>,
+    ) -> Result<Tensor> {
+        // Plans count many models one after the other.
+        if !matches!(self.filling, Filling::Nothing(_)) {
+            for (name, shape) in of {
+                data.extend(self.read(name, shape)?);
+            }
+        }
+        self.upload(what, shape, || {
+            data.extend(last());
+            data
+        })
+    }
+
     /// An empty matrix on the device, to be filled by [`fill`](Self::fill) with pieces of the tensors `of`, each with its shape. It is in the
     /// precision asked for, or else in the largest that the files have one of them in; in f32 where pieces cut through blocks of weights.
     /// Parts are cut at multiples of `unit` rows.

@@ -57,22 +57,30 @@ impl Recurrent {
         let router = moe.router();
         let a = decay(&loader.read("recurrent.injection.log_A", &[d])?, loader.read("recurrent.injection.log_dt", &[1])?[0]);
         let spectral_radius = a.iter().copied().fold(0.0, f32::max);
-        let mut ending = a;
-        for (name, shape) in [("injection.B", &[d][..]), ("act.halt.weight", &[1, d]), ("lora.down.weight", &[r, d]), ("lora.B", &[r, d])] {
-            ending.extend(loader.read(&format!("recurrent.{name}"), shape)?);
-        }
-        let mut injection = loader.read("recurrent.norm.weight", &[d])?;
-        injection.extend(loader.read("recurrent.block.attn_norm.weight", &[d])?);
         let attention = Attention::load(loader, config, "recurrent.block", work)?;
         Ok(Self {
-            injection: loader.upload("norms and loop embeddings", (2 + loops, d), || {
-                injection.extend((0..loops).flat_map(|t| config.loop_embedding(t)));
-                injection
-            })?,
+            injection: loader.table(
+                "norms and loop embeddings",
+                (2 + loops, d),
+                Vec::new(),
+                &[("recurrent.norm.weight", &[d]), ("recurrent.block.attn_norm.weight", &[d])],
+                || (0..loops).flat_map(|t| config.loop_embedding(t)).collect(),
+            )?,
             block: Block { attn_norm: None, attention, ffn: Ffn::Moe(Box::new(moe)) },
             router,
             ending: Ending {
-                table: loader.upload("A, B, halting head and LoRA", (3 + 2 * r, d), || ending)?,
+                table: loader.table(
+                    "A, B, halting head and LoRA",
+                    (3 + 2 * r, d),
+                    a,
+                    &[
+                        ("recurrent.injection.B", &[d]),
+                        ("recurrent.act.halt.weight", &[1, d]),
+                        ("recurrent.lora.down.weight", &[r, d]),
+                        ("recurrent.lora.B", &[r, d]),
+                    ],
+                    Vec::new,
+                )?,
                 scale: loader.small("recurrent.lora.scale.weight", &[config.max_loop_iters, r])?,
                 head: Head { bias: loader.read("recurrent.act.halt.bias", &[1])?[0], threshold: config.act_threshold },
             },
