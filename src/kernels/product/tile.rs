@@ -100,7 +100,8 @@ fn tile<S: Simd, const O: usize, const R: usize>(
 ) {
     let ins = w[0].len();
     let (n, whole) = (ins / S::F32_LANES, ins - ins % S::F32_LANES);
-    let (mut ws, mut xs): ([&[S::f32s]; O], [&[S::f32s]; R]) = ([&[]; O], [&[]; R]);
+    let mut ws: [&[S::f32s]; O] = [&[]; O];
+    let mut xs: [&[S::f32s]; R] = [&[]; R];
     for (ws, w) in ws.iter_mut().zip(&w) {
         *ws = &S::as_simd_f32s(w).0[..n];
     }
