@@ -212,7 +212,7 @@ fn from_half(bits: u16) -> f32 {
 fn eight(word: u32) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
     // The high halves of its bytes are the numbers 4 to 7.
-    let n = (u64::from(word) | u64::from(word) << 28) & (15 * EACH);
+    let n = (u64::from(word) | (u64::from(word) << 28)) & (15 * EACH);
     // n − 8 in each byte: with bit 7 set nothing is borrowed from the next.
     (((n | (128 * EACH)) - 8 * EACH) ^ (128 * EACH)).to_le()
 }
