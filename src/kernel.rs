@@ -68,7 +68,7 @@ pub enum Link {
     Dots,
     /// `area`: all products of [`Tier::area`] outputs and rows, by a workgroup. Needs `Lane`, of [`Link::Reduce`].
     Area,
-    /// `weight4`: four neighbouring numbers of a weight matrix.
+    /// `weight4`, `weight8`: so many neighbouring numbers of a weight matrix.
     Weight,
     /// `rope_angle`, `rope_turn`: rotary position embedding of one pair.
     RopeTurn,
@@ -87,7 +87,8 @@ pub enum Link {
 pub struct Tier {
     /// Threads of every workgroup: a power of 4, at most 256, so that it can stand as a square too.
     pub workgroup: u32,
-    /// Threads that share one dot product in matrix–vector kernels (a power of two that divides `workgroup`).
+    /// Threads of a team that makes one sum together (a power of two that divides `workgroup`). 1 where threads are the lanes of a
+    /// processor's vectors: there kernels of products let every thread work alone.
     pub lanes: u32,
     /// Whether reductions use subgroup operations.
     pub subgroups: bool,

@@ -51,11 +51,13 @@ impl Cpu {
         self.buffers[id.0 as usize].len()
     }
 
-    /// Runs every dispatch in order.
+    /// Runs every dispatch in order: from within the pool of threads, where handing out the shares of a product wakes nobody.
     pub fn run(&mut self, pass: &Pass) {
-        for i in 0..pass.dispatches.len() {
-            self.run_one(pass, i);
-        }
+        let mut run = || (0..pass.dispatches.len()).for_each(|i| self.run_one(pass, i));
+        #[cfg(not(target_arch = "wasm32"))]
+        rayon::scope(|_| run());
+        #[cfg(target_arch = "wasm32")]
+        run();
     }
 
     /// Runs dispatch `index` of a pass.

@@ -276,6 +276,8 @@ pub fn attention(
             cache_stride: part.tensor.stride as u32,
             scale: heads.scale,
         };
+        // Only the device knows how far each row looks back.
+        pass.work(0, 0);
         pass.dispatch(&ATTENTION, params, [&list.table, angles, plain, turned, part.tensor], [y])?;
     }
     if spans.count > 1 {

@@ -48,6 +48,7 @@ pub fn embed(pass: &mut Pass, table: &Matrix, list: RowList, y: &Tensor) -> Resu
             count: part.data.rows as u32,
             rows: list.rows as u32,
         };
+        pass.work(table.bytes(list.rows) + 4 * list.rows * y.cols, 0);
         pass.dispatch(&EMBED, params, [&part.data, &part.scales, &list.table], [y])?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Linear layer: y\[r, b, o\] (+)= Σ_i w\[b, o, i\] · x\[r, b, i\]        w: (batch, outs, ins)
 //!
 //! With a batch of 1 this is y = x · wᵀ. A batch of H is one small matrix a head, as latent attention needs: head b reads columns
-//! `start + b · step` of x and writes columns `start + b · step` of y. Few rows go to `matvec`, many to `matmul`: two kernels of
+//! `b · step` of x and writes columns `b · step` of y. Few rows go to `matvec`, many to `matmul`: two kernels of
 //! one formula, with the same parameters and the same twin.
 
 use crate::backend::Pass;
@@ -39,20 +39,18 @@ pub(super) fn twin(p: &Params, precision: Precision, [data, scales, x]: [&[f32];
     }
 }
 
-/// Columns of a tensor that a linear layer reads or writes: batch b uses those from `start + b · step` on.
+/// Columns of a tensor that a linear layer reads or writes: batch b uses those from `b · step` on.
 #[derive(Clone, Copy, Debug)]
 pub struct Columns<'a> {
     /// The tensor, `(rows, …)`.
     pub tensor: &'a Tensor,
-    /// Column of batch 0.
-    pub start: usize,
     /// Columns from one batch to the next.
     pub step: usize,
 }
 
 impl<'a> From<&'a Tensor> for Columns<'a> {
     fn from(tensor: &'a Tensor) -> Self {
-        Self { tensor, start: 0, step: 0 }
+        Self { tensor, step: 0 }
     }
 }
 
@@ -129,11 +127,11 @@ pub fn linear<'a>(pass: &mut Pass, w: impl std::convert::Into<PerHead<'a>>, x: C
     let (name, w) = ("linear", w.into());
     w.check(name)?;
     let ins = stride(w.w.cols);
-    if !x.start.is_multiple_of(4) || !x.step.is_multiple_of(4) {
-        return Err(Error::Usage { reason: format!("kernel {name}: columns {} + b · {} of x are not aligned to 4", x.start, x.step) });
+    if !x.step.is_multiple_of(4) {
+        return Err(Error::Usage { reason: format!("kernel {name}: columns b · {} of x are not aligned to 4", x.step) });
     }
-    expect_room(name, "columns of x", x.start + (w.batch - 1) * x.step + ins, x.tensor.stride)?;
-    expect_room(name, "columns of y", y.start + (w.batch - 1) * y.step + w.outs, y.tensor.cols)?;
+    expect_room(name, "columns of x", (w.batch - 1) * x.step + ins, x.tensor.stride)?;
+    expect_room(name, "columns of y", (w.batch - 1) * y.step + w.outs, y.tensor.cols)?;
     expect_room(name, "rows of x and y", rows, x.tensor.rows.min(y.tensor.rows))?;
     for PerHeadPart { part, batch, first, outs, first_out } in w.parts() {
         let params = Params {
@@ -146,10 +144,10 @@ pub fn linear<'a>(pass: &mut Pass, w: impl std::convert::Into<PerHead<'a>>, x: C
             w_start: w.start as u32,
             x_stride: (x.tensor.stride / 4) as u32,
             x_step: (x.step / 4) as u32,
-            x_start: ((x.start + first * x.step) / 4) as u32,
+            x_start: (first * x.step / 4) as u32,
             y_stride: y.tensor.stride as u32,
             y_step: y.step as u32,
-            y_start: (y.start + first * y.step + first_out) as u32,
+            y_start: (first * y.step + first_out) as u32,
             add: u32::from(into == Into::Add),
         };
         // A vocabulary of hundreds of thousands has more outputs than `matvec` has workgroups.

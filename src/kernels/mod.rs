@@ -1,5 +1,6 @@
 //! The kernels: one file each, with its formula, its declaration, its CPU twin and the one function that records it after
-//! checking shapes. Shaders of the same names lie in `shaders/`.
+//! checking shapes. Shaders of the same names lie in `shaders/`. What several kernels share has a file of its own: `linear` and
+//! `experts` (what to run for how many rows), `halt`, `rope` and `product` (of the twins).
 //!
 //! All work on a flat list of rows. A row is one token at one loop of one sequence; a [`RowList`] says of each row its source
 //! (a token, or a place), sequence, position and loop, and everything that depends on these is a look-up by row.

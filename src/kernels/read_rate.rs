@@ -79,7 +79,19 @@ impl Pattern {
             Self::Device => "device",
         }
     }
+
+    /// Rounds of a thread when the rate is measured: enough that the one number that it writes does not count, few enough that there are
+    /// threads for a whole GPU. A thread with a row of its own has one as long as those of a matrix: processors look ahead along it.
+    fn rounds(self) -> usize {
+        match self {
+            Self::Rows => LONGEST,
+            Self::Workgroups | Self::Blocks | Self::Device => 16,
+        }
+    }
 }
+
+/// Rounds that read a row of 4,096 numbers.
+const LONGEST: usize = 256;
 
 /// Records one reading of x by workgroups of `group` threads, the tier's own, in `rounds` rounds a thread. x must be a whole number of
 /// such workgroups' 16 · `rounds` · `group` numbers.
@@ -123,9 +135,6 @@ impl Rate {
     }
 }
 
-/// Rounds of a thread: 1 KiB, so that the one number that it writes does not count.
-const ROUNDS: usize = 16;
-
 /// Runs of which the fastest counts; the first of them warms up.
 const RUNS: usize = 5;
 
@@ -136,11 +145,11 @@ pub(super) const SHORTEST: f64 = 1e-9;
 /// much memory, in parts of at most 128 MiB. Errors: [`Error::TooSmall`](crate::Error::TooSmall), those of a profile.
 pub async fn read_rates(backend: &mut Backend, bytes: usize) -> Result<Vec<Rate>> {
     let group = backend.tier().workgroup as usize;
-    let unit = 16 * ROUNDS * group;
+    let unit = 16 * LONGEST * group;
     let most = backend.max_words().min(32 << 20) / unit * unit;
     let parts = (bytes / 4).div_ceil(most).max(1);
     let words = (bytes / 4 / parts).clamp(unit, most) / unit * unit;
-    let y = backend.tensor("sums of what was read", Dtype::F32, 1, words / 16 / ROUNDS)?;
+    let y = backend.tensor("sums of what was read", Dtype::F32, 1, words / 16)?;
     let parts: Vec<Tensor> = (0..parts).map(|_| backend.tensor("memory to read", Dtype::F32, 1, words)).collect::<Result<_>>()?;
     let mut pass = backend.pass();
     // Memory that was never written need not be there: all of it can be one page of zeros.
@@ -152,7 +161,7 @@ pub async fn read_rates(backend: &mut Backend, bytes: usize) -> Result<Vec<Rate>
         .iter()
         .map(|pattern| {
             let mut pass = backend.pass();
-            parts.iter().try_for_each(|part| read_rate(&mut pass, part, *pattern, group, ROUNDS, &y))?;
+            parts.iter().try_for_each(|part| read_rate(&mut pass, part, *pattern, group, pattern.rounds(), &y))?;
             backend.plan(pass)
         })
         .collect::<Result<_>>()?;

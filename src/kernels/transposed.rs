@@ -47,8 +47,8 @@ fn twin(p: &Params, precision: Precision, [data, scales, x]: [&[f32]; 3], [y]: [
 pub fn transposed(pass: &mut Pass, w: PerHead, x: Columns, y: Columns, rows: usize) -> Result<()> {
     let name = "transposed";
     w.check(name)?;
-    expect_room(name, "columns of x", x.start + (w.batch - 1) * x.step + w.outs, x.tensor.cols)?;
-    expect_room(name, "columns of y", y.start + (w.batch - 1) * y.step + w.w.cols, y.tensor.cols)?;
+    expect_room(name, "columns of x", (w.batch - 1) * x.step + w.outs, x.tensor.cols)?;
+    expect_room(name, "columns of y", (w.batch - 1) * y.step + w.w.cols, y.tensor.cols)?;
     expect_room(name, "rows of x and y", rows, x.tensor.rows.min(y.tensor.rows))?;
     for part in w.parts() {
         let params = Params {
@@ -61,10 +61,10 @@ pub fn transposed(pass: &mut Pass, w: PerHead, x: Columns, y: Columns, rows: usi
             w_start: w.start as u32,
             x_stride: x.tensor.stride as u32,
             x_step: x.step as u32,
-            x_start: (x.start + part.first * x.step) as u32,
+            x_start: (part.first * x.step) as u32,
             y_stride: y.tensor.stride as u32,
             y_step: y.step as u32,
-            y_start: (y.start + part.first * y.step) as u32,
+            y_start: (part.first * y.step) as u32,
         };
         pass.touch(w.w.bytes(part.batch * part.outs));
         pass.work(4 * rows * part.batch * (part.outs + w.w.cols), 2 * rows * part.batch * part.outs * w.w.cols);

@@ -241,5 +241,5 @@ impl Mla {
 
 /// Columns of heads, each `step` after the one before it.
 fn columns(tensor: &Tensor, step: usize) -> Columns<'_> {
-    Columns { tensor, start: 0, step }
+    Columns { tensor, step }
 }

@@ -107,8 +107,8 @@ fn linear_is_a_product_of_matrices() {
             let (cols, outs, between) = (70, 5, 2);
             let [data, scales, x, y] = run(|b| {
                 let w = b.weights(precision, 3 * (outs + between), cols, outs + between)?;
-                let (x, y) = (b.random("x", rows, 4 + 3 * 76)?, b.random("y", rows, 3 + 3 * 6)?);
-                let (from, to) = (Columns { tensor: &x, start: 4, step: 76 }, Columns { tensor: &y, start: 3, step: 6 });
+                let (x, y) = (b.random("x", rows, 3 * 76)?, b.random("y", rows, 3 * 6)?);
+                let (from, to) = (Columns { tensor: &x, step: 76 }, Columns { tensor: &y, step: 6 });
                 let heads = PerHead { w: &w, batch: 3, start: between, step: outs + between, outs };
                 linear(&mut b.pass, heads, from, to, rows, into)?;
                 let part = w.parts[0];
@@ -118,8 +118,8 @@ fn linear_is_a_product_of_matrices() {
                 let mut formula = wide(y.row_before(row));
                 for (head, out) in (0..3).flat_map(|head| (0..outs).map(move |out| (head, out))) {
                     let w = weights_row(precision, cols, &data.after, &scales.after, head * (outs + between) + between + out);
-                    let product = wide_dot(&w, &x.row(row)[4 + 76 * head..]);
-                    let y = &mut formula[3 + 6 * head + out];
+                    let product = wide_dot(&w, &x.row(row)[76 * head..]);
+                    let y = &mut formula[6 * head + out];
                     *y = if into == Into::Add { *y + product } else { product };
                 }
                 near(y.row(row), &formula);
@@ -135,7 +135,7 @@ fn transposed_is_a_product_with_the_transpose() {
         let [data, scales, x, y] = run(|b| {
             let w = b.weights(precision, 2 * ins, cols, ins)?;
             let (x, y) = (b.random("x", 3, 2 * ins)?, b.random("y", 3, 2 * cols)?);
-            let (from, to) = (Columns { tensor: &x, start: 0, step: ins }, Columns { tensor: &y, start: 0, step: cols });
+            let (from, to) = (Columns { tensor: &x, step: ins }, Columns { tensor: &y, step: cols });
             transposed(&mut b.pass, PerHead { w: &w, batch: 2, start: 0, step: ins, outs: ins }, from, to, 3)?;
             let part = w.parts[0];
             Ok([part.data, if precision.is_quantized() { part.scales } else { part.data }, x, y])

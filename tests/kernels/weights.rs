@@ -53,9 +53,8 @@ fn products(table: &mut Table, precision: Precision) {
             for into in [Into::Set, Into::Add] {
                 table.add(kernel, format!("{rows} rows, {outs} × {ins}, {into:?}, {precision}"), move |b| {
                     let w = b.weights(precision, outs, ins, 1)?;
-                    let (x, y) = (b.random("x", rows + 1, 4 + stride(ins))?, b.random("y", rows + 1, 3 + outs)?);
-                    let (x, y) = (Columns { tensor: &x, start: 4, step: 0 }, Columns { tensor: &y, start: 3, step: 0 });
-                    linear(&mut b.pass, &w, x, y, rows, into)
+                    let (x, y) = (b.random("x", rows + 1, 4 + stride(ins))?, b.random("y", rows + 1, outs + 3)?);
+                    linear(&mut b.pass, &w, (&x).into(), (&y).into(), rows, into)
                 });
             }
         }
@@ -75,14 +74,14 @@ fn heads(table: &mut Table, precision: Precision) {
                 let (x_step, y_step) = (stride(cols) + 4, outs + 1);
                 let x = b.random("x", rows + 1, 4 + (batch - 1) * x_step + stride(cols))?;
                 let y = b.random("y", rows + 1, 3 + batch * y_step)?;
-                let (x, y) = (Columns { tensor: &x, start: 4, step: x_step }, Columns { tensor: &y, start: 3, step: y_step });
+                let (x, y) = (Columns { tensor: &x, step: x_step }, Columns { tensor: &y, step: y_step });
                 linear(&mut b.pass, heads, x, y, rows, Into::Set)
             });
             table.add("transposed", what, move |b| {
                 let w = w(b)?;
                 let heads = PerHead { w: &w, batch, start: others, step: outs + others, outs };
                 let (x, y) = (b.random("x", rows + 1, 3 + batch * (outs + 1))?, b.random("y", rows + 1, 5 + batch * (cols + 2))?);
-                let (x, y) = (Columns { tensor: &x, start: 3, step: outs + 1 }, Columns { tensor: &y, start: 5, step: cols + 2 });
+                let (x, y) = (Columns { tensor: &x, step: outs + 1 }, Columns { tensor: &y, step: cols + 2 });
                 transposed(&mut b.pass, heads, x, y, rows)
             });
         }

@@ -60,6 +60,8 @@ impl Roofline {
         let head = ["kernel", "weights", "calls", "ms", "% of time", "MB", "GB/s", "GFLOP/s", "% of roofline"];
         let mut table = vec![head.map(String::from).to_vec()];
         let busy = profile.busy().max(1e-9);
+        // Work that only the device knows is said to be none.
+        let known = |work: u64, figure: String| if work == 0 { "–".to_string() } else { figure };
         let mut line = |name: &str, dtype: &str, sum: &KernelTime, least: f64| {
             let seconds = sum.seconds.max(1e-9);
             table.push(vec![
@@ -68,10 +70,10 @@ impl Roofline {
                 sum.calls.to_string(),
                 format!("{:.3}", 1e3 * sum.seconds),
                 format!("{:.1}", 100.0 * sum.seconds / busy),
-                format!("{:.2}", sum.bytes as f64 / 1e6),
-                format!("{:.2}", sum.bytes as f64 / seconds / 1e9),
-                format!("{:.2}", sum.flops as f64 / seconds / 1e9),
-                format!("{:.1}", 100.0 * least / seconds),
+                known(sum.bytes, format!("{:.2}", sum.bytes as f64 / 1e6)),
+                known(sum.bytes, format!("{:.2}", sum.bytes as f64 / seconds / 1e9)),
+                known(sum.flops, format!("{:.2}", sum.flops as f64 / seconds / 1e9)),
+                known(sum.bytes + sum.flops, format!("{:.1}", 100.0 * least / seconds)),
             ]);
         };
         let kernels = profile.kernels();
