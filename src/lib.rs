@@ -98,7 +98,7 @@
 //!
 //! `cli` (default) is the command line; a library that embeds the engine turns it off. `wgpu-interop` re-exports wgpu and lets a
 //! program bring its own device. `hub` fetches models by name (`hub::fetch`, and `hf:owner/repo` wherever the command line takes a model); it
-//! needs files and sockets, hence not wasm32. On wasm32 build without default features.
+//! needs files and sockets, hence not wasm32. `web` is what the npm package calls, on wasm32. On wasm32 build without default features.
 
 pub mod backend;
 #[cfg(feature = "cli")]
@@ -116,6 +116,9 @@ pub mod sampler;
 pub mod shipped;
 pub mod tensor;
 pub mod tokenizer;
+#[cfg(all(feature = "web", target_arch = "wasm32"))]
+#[doc(hidden)]
+pub mod web;
 
 pub use error::{Error, Result};
 pub use generate::{Model, Params};

@@ -155,7 +155,9 @@ impl Gpu {
             .await
             .map_err(|e| Error::Gpu { doing: format!("opening {}", info.name), reason: e.to_string() })?;
         let kept = keep.and_then(|folder| Kept::open(&device, &found.adapter.get_info(), folder));
-        Ok(Self { kept, ..Self::with(device, queue, info.clone(), forced) })
+        let mut gpu = Self::with(device, queue, info.clone(), forced);
+        gpu.kept = kept;
+        Ok(gpu)
     }
 
     /// Takes over a device that the program made.
@@ -394,6 +396,13 @@ impl Gpu {
             Some(Fault::Validation(reason)) => Err(Error::Gpu { doing: doing.to_string(), reason }),
             Some(Fault::Lost(reason)) => Err(Error::DeviceLost { reason }),
         }
+    }
+}
+
+impl Drop for Gpu {
+    /// In a browser memory that is only let go of stays until the garbage collector comes, and it does not know how much that is.
+    fn drop(&mut self) {
+        self.buffers.iter().chain(&self.staging).chain([&self.params]).for_each(wgpu::Buffer::destroy);
     }
 }
 

@@ -5,6 +5,8 @@
 //! device may be ahead of what the host has seen. A pass that turns out to be needed by nobody runs empty (see the kernel `inject`), and
 //! the ledgers of the sequences count only passes that ran.
 
+use std::task::Poll;
+
 use crate::backend::{Backend, MOST_MARKS, Wait};
 use crate::error::{Error, Result};
 use crate::kernels::halt::{ACT, Mode, RUNNING, start};
@@ -142,6 +144,10 @@ impl Driver {
 
     /// Hands over what can be, and takes what there is.
     pub async fn tick(&mut self, engine: &mut Engine) -> Result<()> {
+        // A GPU's looks let others have the thread. The host's own memory is never waited for, and a pass may take long.
+        if engine.backend.is_host() {
+            yield_once().await;
+        }
         engine.flight.stale = true;
         if engine.flight.ticks.is_empty() {
             self.enter(engine).await?;
@@ -354,3 +360,16 @@ impl Driver {
 
 /// The most passes that a group may have.
 pub(super) const MOST_PASSES: usize = MOST_MARKS;
+
+/// Gives the thread away once: pending, and woken at the same time.
+async fn yield_once() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
+}

@@ -30,6 +30,7 @@ use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Largest file that is read whole; the tokenizer.json of a vocabulary of 256,000 has about 35 MB.
 const LARGEST_SMALL_FILE: u64 = 128 << 20;
@@ -46,6 +47,23 @@ pub enum Source {
         /// Names and contents of the files.
         files: Vec<(String, Cow<'static, [u8]>)>,
     },
+    /// Files that the program reads in its own way: a browser's, say.
+    Reader {
+        /// What messages call the model.
+        name: String,
+        /// The files.
+        files: Arc<dyn Reader>,
+    },
+}
+
+/// Files that are read piece by piece in a program's own way. Nothing is kept of them but the piece.
+pub trait Reader: std::fmt::Debug + Send + Sync {
+    /// Names of all files, in any order.
+    fn names(&self) -> Vec<String>;
+    /// Bytes of a file; `None` where there is no such file.
+    fn length(&self, file: &str) -> Option<u64>;
+    /// Fills `into` with the bytes of a file from `offset` on. Error: they cannot be had, or there are not so many.
+    fn read(&self, file: &str, offset: u64, into: &mut [u8]) -> std::io::Result<()>;
 }
 
 impl Source {
@@ -71,7 +89,7 @@ impl Source {
     pub fn path(&self, file: &str) -> String {
         match self {
             Self::Folder(folder) => folder.join(file).display().to_string(),
-            Self::Memory { name, .. } => format!("{name}/{file}"),
+            Self::Memory { name, .. } | Self::Reader { name, .. } => format!("{name}/{file}"),
         }
     }
 
@@ -95,6 +113,12 @@ impl Source {
                 Some(bytes) => (bytes.len() as u64, bytes.to_vec()),
                 None => return Ok(None),
             },
+            Self::Reader { files, .. } => {
+                let Some(length) = files.length(file) else { return Ok(None) };
+                let mut bytes = vec![0; if length > LARGEST_SMALL_FILE { 0 } else { length as usize }];
+                files.read(file, 0, &mut bytes).map_err(|source| unreadable(self.path(file), source))?;
+                (length, bytes)
+            }
         };
         if length > LARGEST_SMALL_FILE {
             let expected = format!("at most {LARGEST_SMALL_FILE} bytes");
@@ -120,6 +144,9 @@ impl Source {
                 files.collect()
             }
             Self::Memory { files, .. } => files.iter().map(|(name, bytes)| (name.clone(), bytes.len() as u64)).collect(),
+            Self::Reader { files, .. } => {
+                files.names().into_iter().filter_map(|name| files.length(&name).map(|length| (name, length))).collect()
+            }
         };
         files.retain(|(name, _)| is_companion(name));
         files.sort();
@@ -132,7 +159,7 @@ impl Source {
     /// A file in memory, if this source is in memory and has it.
     fn memory(&self, file: &str) -> Option<&[u8]> {
         match self {
-            Self::Folder(_) => None,
+            Self::Folder(_) | Self::Reader { .. } => None,
             Self::Memory { files, .. } => files.iter().find(|(name, _)| name == file).map(|(_, bytes)| bytes.as_ref()),
         }
     }

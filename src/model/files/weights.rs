@@ -2,7 +2,7 @@
 
 use super::header::{self, Dtype, Metadata, Pairs, TensorInfo};
 use super::rows::{SCALES, block_precision};
-use super::{Source, open, shorten, stranger, unreadable};
+use super::{Reader, Source, open, shorten, stranger, unreadable};
 use crate::error::{Error, Result};
 use crate::model::config::TensorSpec;
 use std::borrow::Cow;
@@ -41,6 +41,8 @@ enum Bytes<'a> {
     /// On disk. A seek moves a cursor that all readers share, hence the lock.
     Disk(Mutex<std::fs::File>),
     Memory(&'a [u8]),
+    /// Of the reader's file of this name.
+    Reader(&'a dyn Reader, String),
 }
 
 impl<'a> File<'a> {
@@ -62,6 +64,7 @@ impl<'a> File<'a> {
                 open(&folder.join(name))?.map(|(file, length)| Self::new(path, length, Bytes::Disk(Mutex::new(file))))
             }
             Source::Memory { .. } => source.memory(name).map(|bytes| Self::new(path, bytes.len() as u64, Bytes::Memory(bytes))),
+            Source::Reader { files, .. } => files.length(name).map(|length| Self::new(path, length, Bytes::Reader(&**files, name.to_string()))),
         })
     }
 
@@ -83,6 +86,11 @@ impl<'a> File<'a> {
                     kind @ ErrorKind::UnexpectedEof => fail(std::io::Error::new(kind, "the file became shorter while it was read")),
                     _ => fail(source),
                 })?;
+                Ok(Cow::Owned(buffer))
+            }
+            Bytes::Reader(files, name) => {
+                let mut buffer = vec![0; count];
+                files.read(name, offset, &mut buffer).map_err(fail)?;
                 Ok(Cow::Owned(buffer))
             }
         }

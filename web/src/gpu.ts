@@ -1,0 +1,123 @@
+import { RefrainError } from './errors.js';
+
+/** The WebGPU that an engine is to take, and the device that it took. */
+export interface GpuChoice {
+  gpu?: GPU;
+  device?: GPUDevice;
+  powerPreference?: GPUPowerPreference;
+  onDevice?: (device: GPUDevice, own: boolean) => void;
+}
+
+/** What the engine sees as `navigator.gpu`: it hands out the chosen device, and tells which it was. */
+function shim(choice: GpuChoice): object | undefined {
+  const { device, powerPreference, onDevice } = choice;
+  if (device) {
+    const adapter = {
+      features: device.features,
+      limits: device.limits,
+      info: device.adapterInfo ?? {},
+      isFallbackAdapter: false,
+      requestDevice: async () => {
+        onDevice?.(device, false);
+        return device;
+      },
+    };
+    return { requestAdapter: async () => adapter };
+  }
+  const gpu = choice.gpu ?? (globalThis.navigator as Navigator | undefined)?.gpu;
+  if (!gpu) return undefined;
+  return {
+    wgslLanguageFeatures: gpu.wgslLanguageFeatures,
+    getPreferredCanvasFormat: () => gpu.getPreferredCanvasFormat(),
+    requestAdapter: async (options: GPURequestAdapterOptions) => {
+      const adapter = await gpu.requestAdapter(powerPreference ? { ...options, powerPreference } : options);
+      if (!adapter) return null;
+      const request = adapter.requestDevice.bind(adapter);
+      Object.defineProperty(adapter, 'requestDevice', {
+        value: async (descriptor: GPUDeviceDescriptor) => {
+          const made = await request(descriptor);
+          onDevice?.(made, true);
+          return made;
+        },
+      });
+      return adapter;
+    },
+  };
+}
+
+/** Only one engine at a time looks for its device. */
+let turn: Promise<unknown> = Promise.resolve();
+
+/**
+ * Runs `open` while the global `navigator.gpu` is the chosen WebGPU: wgpu looks for it there and nowhere else. Outside of pages and
+ * workers (Node) it also wants to see a global of theirs. All is as before when `open` has ended.
+ */
+export function withGpu<T>(choice: GpuChoice, open: () => Promise<T>): Promise<T> {
+  const run = async () => {
+    const gpu = shim(choice);
+    const undo: (() => void)[] = [];
+    const define = (object: object, name: string, value: unknown) => {
+      const before = Object.getOwnPropertyDescriptor(object, name);
+      Object.defineProperty(object, name, { configurable: true, value });
+      undo.push(() => (before ? Object.defineProperty(object, name, before) : Reflect.deleteProperty(object, name)));
+    };
+    try {
+      if (typeof Window === 'undefined' && typeof WorkerGlobalScope === 'undefined') define(globalThis, 'WorkerGlobalScope', class {});
+      if (typeof navigator === 'undefined') define(globalThis, 'navigator', { gpu });
+      else define(navigator, 'gpu', gpu);
+      return await open();
+    } finally {
+      undo.reverse().forEach((step) => step());
+    }
+  };
+  const mine = turn.then(run, run);
+  turn = mine.catch(() => {});
+  return mine;
+}
+
+/** What `probe` found. */
+export interface Probe {
+  /** Whether models can run on a GPU here. Without one they run on the CPU. */
+  ok: boolean;
+  reason?: string;
+  hint?: string;
+  adapter?: string;
+  f16: boolean;
+  maxBindingBytes: number;
+  /** Bytes that the browser has to spare for files; of OPFS. */
+  storage?: { quota: number; usage: number };
+}
+
+/** Says what there is, before anything is downloaded. */
+export async function probe(gpu: GPU | undefined = globalThis.navigator?.gpu): Promise<Probe> {
+  const none = (reason: string, hint: string): Probe => ({ ok: false, reason, hint, f16: false, maxBindingBytes: 0 });
+  const look = async (): Promise<Probe> => {
+    if (typeof isSecureContext !== 'undefined' && !isSecureContext) {
+      return none('this page was not loaded over https or from localhost', 'serve it over https: browsers hide WebGPU elsewhere');
+    }
+    if (!gpu) return none('this browser has no WebGPU', 'update it, or go on with the CPU: the same models run there, slower');
+    const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
+    if (!adapter) return none('the browser found no GPU that it trusts', 'update the graphics driver, or go on with the CPU');
+    const { vendor, architecture, device, description } = adapter.info;
+    return {
+      ok: true,
+      adapter: description || [vendor, architecture, device].filter(Boolean).join(' ') || 'unknown',
+      f16: adapter.features.has('shader-f16'),
+      maxBindingBytes: Math.min(adapter.limits.maxStorageBufferBindingSize, adapter.limits.maxBufferSize),
+    };
+  };
+  const found = await look();
+  const estimate = await globalThis.navigator?.storage?.estimate?.().catch(() => undefined);
+  if (estimate?.quota !== undefined) found.storage = { quota: estimate.quota, usage: estimate.usage ?? 0 };
+  return found;
+}
+
+/** Refuses what only works without a worker. */
+export function checkInline(options: { fetch?: unknown; gpu?: unknown; device?: unknown }): void {
+  const found = (['fetch', 'gpu', 'device'] as const).find((name) => options[name] !== undefined);
+  if (found) {
+    throw new RefrainError('argument', `${found}: expected worker: false beside it, found a model in a Worker`, {
+      hint: `what is given as ${found} cannot be sent to a Worker: load with worker: false, inside a Worker of your own if pages must not wait`,
+    });
+  }
+}

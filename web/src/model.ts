@@ -1,0 +1,172 @@
+import { Generation } from './generation.js';
+import { RefrainError } from './errors.js';
+import type { Engine, Request } from './session.js';
+import type { Depth, Forward, GenerateOptions, Info, Lost, Result, Step } from './types.js';
+
+/** Text, or token ids. */
+export type Prompt = string | ArrayLike<number>;
+
+/** A sweep over depths. */
+export interface SweepOptions extends Omit<GenerateOptions, 'loops'> {
+  /** Loops to allow, one run each. */
+  depths: number[];
+  /** The right answer: tells `correct` of each run. Where the model answers in place, of its last words. */
+  expect?: string;
+}
+
+/** One run of a sweep. */
+export interface Sweep {
+  depth: number;
+  result: Result;
+  correct?: boolean;
+}
+
+/** A loaded model. It does one thing at a time; what is asked for meanwhile waits for its turn. */
+export class Model implements AsyncDisposable {
+  #engine: Engine;
+  #turn: Promise<unknown> = Promise.resolve();
+  #current: Generation | undefined;
+  #waiting = 0;
+  #disposed: Promise<void> | undefined;
+  #lost!: Promise<Lost>;
+  #lose!: (lost: Lost) => void;
+
+  /** @internal */
+  constructor(engine: Engine) {
+    this.#engine = engine;
+    this.#expectLoss();
+  }
+
+  /** @internal */
+  lose(lost: Lost): void {
+    this.#lose(lost);
+    this.#expectLoss();
+  }
+
+  #expectLoss(): void {
+    this.#lost = new Promise((resolve) => (this.#lose = resolve));
+  }
+
+  /** Facts of the model and its device. */
+  get info(): Info {
+    return this.#engine.info;
+  }
+
+  /** Kept when the device is lost next. The model is opened again by whatever needs it, on a new device, from the files that it has. */
+  get lost(): Promise<Lost> {
+    return this.#lost;
+  }
+
+  /** Starts a generation. A mistake in the options throws at once, the rest fails where the steps are read. */
+  generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
+    const { signal, trace, stop, inPlace, ...rest } = options;
+    const stops = stop === undefined ? [] : typeof stop === 'string' ? [stop] : stop;
+    const answers = inPlace ?? (this.info.inPlace && options.maxTokens === undefined);
+    const request: Request = { ...rest, ...asRequest(prompt), stop: stops, inPlace: answers, trace: traced(trace) };
+    const terms = { inPlace: answers, maxTokens: options.maxTokens, stop: stops, signal, info: this.info };
+    const generation: Generation = new Generation(
+      (step, cancel) =>
+        this.#inTurn(cancel, async () => {
+          this.#current = generation;
+          // Others are waiting already: nobody may keep them by reading slowly.
+          if (this.#waiting > 0) generation.hurry();
+          try {
+            await this.#engine.generate(request, step, cancel);
+          } finally {
+            this.#current = undefined;
+          }
+        }),
+      terms,
+    );
+    return generation;
+  }
+
+  /** Runs a prompt at several depths, one after the other. The runs are real: what a lens shows at a loop is not what a model limited to it would say. */
+  async *sweep(prompt: Prompt, { depths, expect, ...options }: SweepOptions): AsyncGenerator<Sweep, void, undefined> {
+    for (const depth of depths) {
+      const generation = this.generate(prompt, { ...options, loops: depth });
+      try {
+        const result = await generation.result;
+        yield expect === undefined ? { depth, result } : { depth, result, correct: isAnswer(result, expect) };
+      } finally {
+        if (!options.signal?.aborted) await generation.stop().catch(() => {});
+      }
+    }
+  }
+
+  /** The steps of a text, each with the log-probability of its token. Nothing is generated. */
+  async score(text: Prompt, options: Depth & { signal?: AbortSignal } = {}): Promise<Step[]> {
+    return (await this.generate(text, { ...options, echo: true, inPlace: true }).result).steps;
+  }
+
+  /** One pass over tokens with all logits. */
+  forward(prompt: Prompt, depth: Depth = {}): Promise<Forward> {
+    return this.#inTurn(undefined, async () => {
+      const tokens = typeof prompt === 'string' ? await this.#engine.encode(prompt) : prompt;
+      return this.#engine.forward(Array.from(tokens), { ...depth });
+    });
+  }
+
+  /** The tokens of a text. */
+  encode(text: string): Promise<Uint32Array> {
+    return this.#inTurn(undefined, () => this.#engine.encode(text));
+  }
+
+  /** The text of tokens. */
+  decode(tokens: ArrayLike<number>): Promise<string> {
+    return this.#inTurn(undefined, () => this.#engine.decode(Array.from(tokens)));
+  }
+
+  /** Ends what is under way, and frees the device's memory. Nothing can be asked for afterwards. */
+  dispose(): Promise<void> {
+    this.#disposed ??= (async () => {
+      this.#current?.stop().catch(() => {});
+      await this.#turn;
+      await this.#engine.dispose();
+    })();
+    return this.#disposed;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  /** Waits for what was asked for before; not longer than `cancel`. */
+  async #inTurn<T>(cancel: Promise<unknown> | undefined, work: () => Promise<T>): Promise<T> {
+    if (this.#disposed) throw new RefrainError('usage', 'this model was disposed of: load it again');
+    let cancelled = false;
+    void cancel?.then(() => (cancelled = true));
+    this.#waiting += 1;
+    this.#current?.hurry();
+    const before = this.#turn;
+    const run = async () => {
+      await before;
+      this.#waiting -= 1;
+      if (this.#disposed) throw new RefrainError('usage', 'this model was disposed of: load it again');
+      return cancelled ? (undefined as T) : work();
+    };
+    const mine = run();
+    this.#turn = mine.catch(() => {});
+    return mine;
+  }
+}
+
+function asRequest(prompt: Prompt): { text?: string; tokens?: number[] } {
+  return typeof prompt === 'string' ? { text: prompt } : { tokens: Array.from(prompt) };
+}
+
+function traced(trace: GenerateOptions['trace']): unknown {
+  if (!trace) return undefined;
+  if (trace === 'loops') return { halting: true, norms: true, experts: false, lens: 0 };
+  const { halting = true, norms = true, experts = false, lens = 0 } = trace;
+  return { halting, norms, experts, lens };
+}
+
+/** Whether a result is the right answer: word by word, spaces aside. */
+function isAnswer(result: Result, expect: string): boolean {
+  const words = (text: string) => text.trim().split(/\s+/).filter(Boolean);
+  const wanted = words(expect);
+  if (result.reason !== 'in-place') return words(result.text).join(' ') === wanted.join(' ');
+  const found = result.steps.slice(-wanted.length).map((step) => step.next.text.trim());
+  return found.length === wanted.length && found.every((word, i) => word === wanted[i]);
+}
