@@ -467,7 +467,7 @@ fn check_plan(name: &str, device: &Value) {
         let options = refrain::model::Options { device, loops: Some(11), ..Default::default() };
         let source = refrain::model::files::Source::folder(golden(name)).unwrap();
         match pollster::block_on(refrain::model::Engine::load(&source, &options, &mut |_| {})) {
-            Ok(engine) => assert!(fits && engine.allocated_bytes() as u64 == total, "{name}: loads with less than {total}"),
+            Ok(engine) => assert!(fits && engine.allocated_bytes() == total, "{name}: loads with less than {total}"),
             Err(error) => assert!(!fits && error.code() == "memory", "{name}: {error}"),
         }
     }

@@ -37,7 +37,7 @@ fn check_plan(what: &str, info: &DeviceInfo, source: &Source, options: &Options,
         (loaded, fault) => panic!("{what}: planned {fault:?}, found {:?}", loaded.err()),
     };
     assert_eq!(engine.needs(), &needs, "{what}");
-    assert_eq!(engine.allocated_bytes() as u64, needs.total(), "{what}");
+    assert_eq!(engine.allocated_bytes(), needs.total(), "{what}");
     let mut sequence = engine.sequence().unwrap();
     let depth = Depth { loops: engine.max_loops().min(3), min_loops: 0, exit: Exit::Fixed };
     let tokens = &tokens[..tokens.len().min(engine.context())];

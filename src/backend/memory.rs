@@ -29,8 +29,9 @@ impl Backend {
         Self {
             engine,
             tier,
-            max_words: (max_bytes / 4) as usize,
-            allocated: cols + if info.adapter.is_some() { gpu::PARAMS_BYTES / 4 } else { 0 },
+            // Where addresses have 32 bits, no array of the host's may be larger than half of them.
+            max_words: usize::try_from(max_bytes / 4).unwrap_or(isize::MAX as usize / 4),
+            allocated: 4 * cols as u64 + if info.adapter.is_some() { gpu::PARAMS_BYTES as u64 } else { 0 },
             memory: options.memory.or_else(|| shares_memory(&info).then(host_memory).flatten()),
             info,
             gate,
@@ -40,12 +41,12 @@ impl Backend {
     }
 
     /// Bytes allocated so far.
-    pub fn allocated_bytes(&self) -> usize {
+    pub fn allocated_bytes(&self) -> u64 {
         let staging = match &self.engine {
-            Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => gpu.staging_bytes(),
+            Engine::Gpu(gpu) | Engine::Shadow(_, gpu) => gpu.staging_bytes() as u64,
             Engine::Cpu(_) | Engine::Imagined(_) => 0,
         };
-        self.allocated * 4 + staging
+        self.allocated + staging
     }
 
     /// Bytes that the device had for a model when it was opened, where that is known: graphics cards do not tell.
@@ -78,7 +79,7 @@ impl Backend {
             needed: format!("{} MiB", words.div_ceil(1 << 18)),
             available: "less memory than that".to_string(),
         })?;
-        self.allocated += words;
+        self.allocated += 4 * words as u64;
         Ok(Tensor { buffer, rows, cols, stride, dtype })
     }
 

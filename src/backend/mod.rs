@@ -104,7 +104,8 @@ pub struct Backend {
     info: DeviceInfo,
     tier: Tier,
     max_words: usize,
-    allocated: usize,
+    /// Bytes. A GPU may have more of them than a browser has addresses.
+    allocated: u64,
     memory: Option<u64>,
     gate: Tensor,
     counters: Counters,

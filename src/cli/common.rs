@@ -162,7 +162,7 @@ impl Common {
     pub fn loaded(&self, engine: &Engine) {
         if self.verbose {
             say(&format!("device: {}", engine.device().name));
-            say(&format!("memory: {} on the device", size(engine.allocated_bytes() as u64)));
+            say(&format!("memory: {} on the device", size(engine.allocated_bytes())));
         }
     }
 }

@@ -201,7 +201,7 @@ impl Engine {
         let mut allocated = 0;
         let mut since_then = |backend: &Backend| {
             let before = std::mem::replace(&mut allocated, backend.allocated_bytes());
-            (allocated - before) as u64
+            allocated - before
         };
         let slots = config.cache_slots(sizes.loops);
         let slot_rows = sizes.sequences * sizes.context;
@@ -278,7 +278,7 @@ impl Engine {
     }
 
     /// Bytes that the model, its cache and its work tensors take on the device.
-    pub fn allocated_bytes(&self) -> usize {
+    pub fn allocated_bytes(&self) -> u64 {
         self.backend.allocated_bytes()
     }
 

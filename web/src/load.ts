@@ -21,6 +21,7 @@ export async function loadWith(entry: Entry, source: ModelSource, options: LoadO
   signal?.throwIfAborted();
   const engine = { backend, dtype, contextLength, maxLoops };
   const base = options.base === undefined ? entry.models() : new URL(options.base, globalThis.location?.href).href;
+  const hub = options.hub === undefined ? undefined : new URL(options.hub, globalThis.location?.href).href;
   let model: Model | undefined;
   const onLost = (lost: Lost) => model?.lose(lost);
   // Pages must not wait for a model; a Worker of the caller's own may.
@@ -31,6 +32,7 @@ export async function loadWith(entry: Entry, source: ModelSource, options: LoadO
       source: fullAddress(source),
       wasm: wasm instanceof URL ? wasm.href : wasm,
       base,
+      hub,
       cache,
       integrity,
       headers: headers === undefined ? undefined : [...new Headers(headers)],
@@ -43,7 +45,7 @@ export async function loadWith(entry: Entry, source: ModelSource, options: LoadO
     const { loadHere } = await import('./local.js');
     const choice = { gpu, device, powerPreference };
     model = new Model(
-      await loadHere({ source, wasm: entry.wasm, base, cache, integrity, headers, fetch, signal, engine, gpu: choice, onProgress, onLost }),
+      await loadHere({ source, wasm: entry.wasm, base, hub, cache, integrity, headers, fetch, signal, engine, gpu: choice, onProgress, onLost }),
     );
   }
   return model;

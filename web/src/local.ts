@@ -11,6 +11,7 @@ export interface Loading {
   files?: Files;
   wasm?: WasmSource;
   base?: string | URL;
+  hub?: string | URL;
   cache?: 'auto' | 'opfs' | 'none';
   integrity?: Record<string, string>;
   headers?: HeadersInit;
@@ -38,7 +39,7 @@ function meter(onProgress: ((progress: Progress) => void) | undefined) {
 
 /** Loads a model into this thread. An abort is heard while files come, and after each step that follows. */
 export async function loadHere(loading: Loading): Promise<Session> {
-  const { source, wasm, base, cache, integrity, headers, fetch, signal, onLost } = loading;
+  const { source, wasm, base, hub, cache, integrity, headers, fetch, signal, onLost } = loading;
   signal?.throwIfAborted();
   const tell = meter(loading.onProgress);
   await startWasm(wasm);
@@ -47,6 +48,7 @@ export async function loadHere(loading: Loading): Promise<Session> {
     loading.files ??
     (await openFiles(source, {
       base,
+      hub,
       cache,
       integrity,
       headers,

@@ -30,6 +30,8 @@ export async function load(source: ModelSource, options: LoadOptions = {}): Prom
   const session = await loadHere({
     source,
     files,
+    base: options.base,
+    hub: options.hub,
     wasm: wasm ?? (await readFile(new URL('./refrain_bg.wasm', import.meta.url))),
     cache: cache ?? 'none',
     integrity,

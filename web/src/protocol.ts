@@ -9,6 +9,7 @@ export interface Load {
   source: ModelSource;
   wasm?: Exclude<WasmSource, Response>;
   base?: string;
+  hub?: string;
   cache?: 'auto' | 'opfs' | 'none';
   integrity?: Record<string, string>;
   headers?: [string, string][];

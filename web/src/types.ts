@@ -27,6 +27,8 @@ export interface LoadOptions {
   headers?: HeadersInit;
   /** What `refrain:NAME` is relative to. Default: the package's folder `models/`. */
   base?: string | URL;
+  /** The address of the Hub that `hf:owner/repo` is on. */
+  hub?: string | URL;
   powerPreference?: GPUPowerPreference;
   backend?: Backend;
   dtype?: Dtype;

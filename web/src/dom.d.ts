@@ -1,0 +1,3 @@
+interface FileSystemFileHandle {
+  createSyncAccessHandle(options: { mode: string }): Promise<FileSystemSyncAccessHandle>;
+}
