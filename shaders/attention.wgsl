@@ -1,12 +1,15 @@
 // y[r, h] = Σ_j softmax_j(query[r, h] · k[j] · scale) v[j] over cached positions j ≤ position(r), with an online softmax. A query is
 // [q | RoPE(turned)]. Keys and values are spans of the cached rows: see p.key_step, p.value_start, p.value_step.
-// A workgroup takes p.span positions of a (row, head). Where that is not all of them, log Σ e^score goes to the column after y,
-// and attention_merge puts the spans together.
+// A workgroup takes p.span positions and up to eight queries that look at the same keys and values, which so are read once for all:
+// p.at_once heads of a group, of rows that follow each other and are of one sequence at one loop. The workgroup of the first of these
+// rows does it, those of the others leave at once.
+// Where the span is not all positions, log Σ e^score goes to the column after y, and attention_merge puts the spans together.
 struct Params {
     rows: u32,
     list: u32,
     heads: u32,
     group: u32,
+    at_once: u32,
     plain: u32,
     pairs: u32,
     key_step: u32,
@@ -36,49 +39,100 @@ struct Params {
 @group(0) @binding(2) var<storage, read> angles: array<f32>;
 @group(0) @binding(3) var<storage, read> q: array<f32>;
 @group(0) @binding(4) var<storage, read> turned: array<f32>;
-@group(0) @binding(5) var<storage, read> cache: array<f32>;
+@group(0) @binding(5) var<storage, read> cache: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
-// Wide enough for every published size (1024 + 64), within 16 KiB of shared memory; the model checks its heads against them.
-const MAX_KEY: u32 = 1216u;
-const MAX_VALUE: u32 = 1024u;
 const LOWEST: f32 = -3.0e38;
+// Positions of a block, and those of them that are a thread's own: every WORKGROUP-th.
+const BLOCK: u32 = 64u;
+const KEYS: u32 = BLOCK / WORKGROUP;
+// vec4s of every query that shared memory holds; longer queries are loaded anew, part by part, for every block.
+const COLUMNS: u32 = 72u;
+// Where the weights of a block start, each position's eight as two vec4s; before them is vec4 i of query n as 8 i + n.
+const WEIGHTS: u32 = 8u * COLUMNS;
 
-var<workgroup> query: array<f32, MAX_KEY>;
-var<workgroup> sums: array<f32, MAX_VALUE>;
-var<workgroup> weights: array<f32, WORKGROUP>;
+var<workgroup> shared_vec4s: array<vec4<f32>, WEIGHTS + 2u * BLOCK>;
 
-// The two inner loops take four steps a round: fewer rounds are faster, and one software driver ends a shader after 65,535.
-
-// query · (the key of the cache from k on).
-fn key_dot(k: u32) -> f32 {
-    let dim = p.plain + 2u * p.pairs;
-    var sum = 0.0;
-    var i = 0u;
-    for (; i + 4u <= dim; i += 4u) {
-        let four = vec4<f32>(cache[k + i], cache[k + i + 1u], cache[k + i + 2u], cache[k + i + 3u]);
-        sum += dot(vec4<f32>(query[i], query[i + 1u], query[i + 2u], query[i + 3u]), four);
-    }
-    for (; i < dim; i++) {
-        sum += query[i] * cache[k + i];
-    }
-    return sum;
+// What a workgroup works on: rows and heads (the first and how many), the word where its sequence and its spans of the cached rows
+// start, its positions. Query n is that of the n % p.at_once-th head of the n / p.at_once-th row.
+struct Work {
+    row: u32,
+    rows: u32,
+    head: u32,
+    heads: u32,
+    key: u32,
+    value: u32,
+    begin: u32,
 }
 
-// Σ_n weights[n] · (the number at v in the n-th row after v's), n < count.
-fn value_sum(v: u32, count: u32) -> f32 {
-    let step = p.cache_stride;
-    var sum = 0.0;
-    var n = 0u;
-    for (; n + 4u <= count; n += 4u) {
-        let at = v + n * step;
-        let four = vec4<f32>(cache[at], cache[at + step], cache[at + 2u * step], cache[at + 3u * step]);
-        sum += dot(vec4<f32>(weights[n], weights[n + 1u], weights[n + 2u], weights[n + 3u]), four);
+fn has_query(work: Work, n: u32) -> bool {
+    return n / p.at_once < work.rows && n % p.at_once < work.heads;
+}
+
+// The end of the positions that a row looks at, in this workgroup's span.
+fn seen(work: Work, row: u32) -> u32 {
+    return clamp(min(list[p.list + row].z + 1u, p.context), work.begin, work.begin + p.span);
+}
+
+fn seen_by(work: Work, n: u32) -> u32 {
+    let row = min(n / p.at_once, work.rows - 1u);
+    return select(0u, seen(work, work.row + row), has_query(work, n));
+}
+
+// Number i of query n; 0 outside of it.
+fn query(work: Work, n: u32, i: u32) -> f32 {
+    let row = work.row + n / p.at_once;
+    let head = work.head + n % p.at_once;
+    if (i >= p.plain + 2u * p.pairs || !has_query(work, n)) {
+        return 0.0;
     }
-    for (; n < count; n++) {
-        sum += weights[n] * cache[v + n * step];
+    if (i < p.plain) {
+        return p.scale * q[row * p.q_stride + head * p.plain + i];
     }
-    return sum;
+    let t = i - p.plain;
+    let at = row * p.turned_stride + p.turned_start + head * 2u * p.pairs + t - t % 2u;
+    let turn = rope_turn(vec2<f32>(turned[at], turned[at + 1u]), rope_angle(list[p.list + row].z, p.pairs, t / 2u));
+    return p.scale * select(turn.x, turn.y, t % 2u == 1u);
+}
+
+// Where a block lies in the span, and which span it is.
+struct Place {
+    first: bool,
+    last: bool,
+    span: u32,
+}
+
+// Four columns of a query: y = (y · shrink + sums) · share, where y counts for nothing in the first block. So sums need no memory but y,
+// each number of which is one thread's. `level` is log Σ e^score, for the last block.
+fn put(work: Work, place: Place, n: u32, column: u32, sums: vec4<f32>, shrink: f32, share: f32, level: f32) {
+    if (!has_query(work, n)) {
+        return;
+    }
+    let to = (work.row + n / p.at_once) * p.y_stride + (work.head + n % p.at_once) * p.y_head + place.span * p.y_span;
+    var block = sums;
+    for (var j = 0u; j < 4u; j++) {
+        // Before the first column lie `work.value % 4` others, which are not of the value.
+        let i = 4u * column + j - work.value % 4u;
+        if (i < p.value_dim) {
+            y[to + i] = (select(y[to + i] * shrink, 0.0, place.first) + block[j]) * share;
+        }
+    }
+    if (p.spans > 1u && place.last && column == 0u) {
+        y[to + p.value_dim] = level;
+    }
+}
+
+// The same of four queries from n on.
+fn put4(work: Work, place: Place, n: u32, column: u32, sums: mat4x4<f32>, shrink: vec4<f32>, share: vec4<f32>, level: vec4<f32>) {
+    put(work, place, n, column, sums[0], shrink.x, share.x, level.x);
+    put(work, place, n + 1u, column, sums[1], shrink.y, share.y, level.y);
+    put(work, place, n + 2u, column, sums[2], shrink.z, share.z, level.z);
+    put(work, place, n + 3u, column, sums[3], shrink.w, share.w, level.w);
+}
+
+// Element [n] is v · w[n].
+fn outer(v: vec4<f32>, w: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(v * w.x, v * w.y, v * w.z, v * w.w);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -86,61 +140,148 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     if (closed()) {
         return;
     }
-    let row = list[p.list + group.x];
-    let head = group.y;
-    let slot = cache_slot(row.w);
+    let row = group.x;
+    let info = list[p.list + row];
+    let slot = cache_slot(info.w);
     // A row whose slot lies in another part attends to nothing here and writes nothing.
-    let here = slot < p.slots;
-    let positions = select(0u, min(row.z + 1u, p.context), here);
-    let start = cache_start(slot, row.y);
-    let key = start + (head / p.group) * p.key_step;
-    let value = start + p.value_start + (head / p.group) * p.value_step;
-
-    for (var i = lane.index; i < p.plain; i += WORKGROUP) {
-        query[i] = q[group.x * p.q_stride + head * p.plain + i] * p.scale;
+    if (slot >= p.slots) {
+        return;
     }
-    let pair_start = group.x * p.turned_stride + p.turned_start + head * 2u * p.pairs;
-    for (var n = lane.index; n < p.pairs; n += WORKGROUP) {
-        let pair = p.scale * vec2<f32>(turned[pair_start + 2u * n], turned[pair_start + 2u * n + 1u]);
-        let turn = rope_turn(pair, rope_angle(row.z, p.pairs, n));
-        query[p.plain + 2u * n] = turn.x;
-        query[p.plain + 2u * n + 1u] = turn.y;
+    let most = 8u / p.at_once;
+    if (row % most != 0u && all(list[p.list + row - 1u].yw == info.yw)) {
+        return;
     }
-    for (var i = lane.index; i < p.value_dim; i += WORKGROUP) {
-        sums[i] = 0.0;
-    }
-    workgroupBarrier();
-
-    var largest = LOWEST;
-    var total = 0.0;
-    let begin = min(group.z * p.span, positions);
-    let end = min(begin + p.span, positions);
-    for (var first = begin; first < end; first += WORKGROUP) {
-        let j = first + lane.index;
-        var score = LOWEST;
-        if (j < end) {
-            score = key_dot(key + j * p.cache_stride);
+    var work: Work;
+    work.row = row;
+    work.begin = group.z * p.span;
+    work.rows = 1u;
+    var end = seen(work, row);
+    while ((row + work.rows) % most != 0u && row + work.rows < p.rows) {
+        if (any(list[p.list + row + work.rows].yw != info.yw)) {
+            break;
         }
-        let larger = max(largest, reduce_max(score, lane));
-        let weight = select(0.0, exp(score - larger), j < end);
-        weights[lane.index] = weight;
-        let shrink = exp(largest - larger);
-        total = total * shrink + reduce_sum(weight, lane);
+        end = max(end, seen(work, row + work.rows));
+        work.rows++;
+    }
+    let parts = (p.group + p.at_once - 1u) / p.at_once;
+    let kv = group.y / parts;
+    let head = group.y % parts * p.at_once;
+    work.head = kv * p.group + head;
+    work.heads = min(p.at_once, p.group - head);
+    let start = cache_start(slot, info.y);
+    work.key = start + kv * p.key_step;
+    work.value = start + p.value_start + kv * p.value_step;
+
+    let ends = array<vec4<u32>, 2>(
+        vec4<u32>(seen_by(work, 0u), seen_by(work, 1u), seen_by(work, 2u), seen_by(work, 3u)),
+        vec4<u32>(seen_by(work, 4u), seen_by(work, 5u), seen_by(work, 6u), seen_by(work, 7u)),
+    );
+    // Rows start at multiples of 4, keys and values need not: numbers before them meet zeros, or are not written.
+    let shift = work.key % 4u;
+    let columns = (shift + p.plain + 2u * p.pairs + 3u) / 4u;
+    let value_columns = (work.value % 4u + p.value_dim + 3u) / 4u;
+    let step = p.cache_stride / 4u;
+
+    var largest = mat2x4<f32>(vec4<f32>(LOWEST), vec4<f32>(LOWEST));
+    // Of the thread's own positions.
+    var totals = mat2x4<f32>();
+    var first = work.begin;
+    loop {
+        let count = min(BLOCK, end - first);
+        var at: array<u32, KEYS>;
+        var scores: array<mat2x4<f32>, KEYS>;
+        for (var k = 0u; k < KEYS; k++) {
+            at[k] = work.key / 4u + min(first + k * WORKGROUP + lane.index, max(end, 1u) - 1u) * step;
+            scores[k] = mat2x4<f32>();
+        }
+        for (var c = 0u; c < columns; c += COLUMNS) {
+            let n = min(COLUMNS, columns - c);
+            if (first == work.begin || columns > COLUMNS) {
+                workgroupBarrier(); // all have read the part before
+                for (var i = lane.index; i < 8u * n; i += WORKGROUP) {
+                    let number = 4u * (c + i / 8u) - shift;
+                    shared_vec4s[i] = vec4<f32>(
+                        query(work, i % 8u, number),
+                        query(work, i % 8u, number + 1u),
+                        query(work, i % 8u, number + 2u),
+                        query(work, i % 8u, number + 3u),
+                    );
+                }
+                workgroupBarrier();
+            }
+            for (var i = 0u; i < n; i++) {
+                let queries = eight(8u * i, lane);
+                for (var k = 0u; k < KEYS; k++) {
+                    let key = cache[at[k] + c + i];
+                    scores[k] += mat2x4<f32>(key * queries.low, key * queries.high);
+                }
+            }
+        }
+
+        var own = largest;
+        for (var k = 0u; k < KEYS; k++) {
+            let j = vec4<u32>(first + k * WORKGROUP + lane.index);
+            for (var half = 0u; half < 2u; half++) {
+                scores[k][half] = select(vec4<f32>(LOWEST), scores[k][half], j < ends[half]);
+                own[half] = max(own[half], scores[k][half]);
+            }
+        }
+        let larger = reduce_max8(own, lane);
+        let shrink = mat2x4<f32>(exp(largest[0] - larger[0]), exp(largest[1] - larger[1]));
         largest = larger;
-        let count = min(WORKGROUP, end - first);
-        for (var i = lane.index; i < p.value_dim; i += WORKGROUP) {
-            sums[i] = sums[i] * shrink + value_sum(value + first * p.cache_stride + i, count);
+        for (var half = 0u; half < 2u; half++) {
+            totals[half] *= shrink[half];
+            for (var k = 0u; k < KEYS; k++) {
+                let j = vec4<u32>(first + k * WORKGROUP + lane.index);
+                let weight = select(vec4<f32>(), exp(scores[k][half] - larger[half]), j < ends[half]);
+                totals[half] += weight;
+                shared_vec4s[WEIGHTS + 2u * (k * WORKGROUP + lane.index) + half] = weight;
+            }
         }
-    }
-    if (here) {
-        let to = group.x * p.y_stride + head * p.y_head + group.z * p.y_span;
-        // A span without positions is 0, and counts for nothing.
-        let share = select(1.0 / total, 0.0, begin == end);
-        for (var i = lane.index; i < p.value_dim; i += WORKGROUP) {
-            y[to + i] = sums[i] * share;
+        workgroupBarrier();
+
+        let last = first + BLOCK >= end;
+        var share = mat2x4<f32>(vec4<f32>(1.0), vec4<f32>(1.0));
+        var level = mat2x4<f32>();
+        if (last) {
+            let all_totals = reduce_sum8(totals, lane);
+            for (var half = 0u; half < 2u; half++) {
+                // Of no positions all is 0, and counts for nothing.
+                let none = all_totals[half] == vec4<f32>();
+                share[half] = select(1.0 / all_totals[half], vec4<f32>(), none);
+                level[half] = select(largest[half] + log(all_totals[half]), vec4<f32>(LOWEST), none);
+            }
         }
-        if (p.spans > 1u && lane.index == 0u) {
-            y[to + p.value_dim] = select(largest + log(total), LOWEST, begin == end);
+        let place = Place(first == work.begin, last, group.z);
+        for (var i = 0u; i < value_columns; i += WORKGROUP) {
+            // Every thread stays with the others: they share what they read.
+            let column = i + lane.index;
+            let value = work.value / 4u + first * step + min(column, value_columns - 1u);
+            var low = mat4x4<f32>();
+            var high = mat4x4<f32>();
+            for (var n = 0u; n < count; n += 4u) {
+                let weights = eight(WEIGHTS + 2u * n, lane);
+                let v0 = cache[value + n * step];
+                low += outer(v0, weights.low[0]);
+                high += outer(v0, weights.low[1]);
+                let v1 = cache[value + min(n + 1u, count - 1u) * step];
+                low += outer(v1, weights.low[2]);
+                high += outer(v1, weights.low[3]);
+                let v2 = cache[value + min(n + 2u, count - 1u) * step];
+                low += outer(v2, weights.high[0]);
+                high += outer(v2, weights.high[1]);
+                let v3 = cache[value + min(n + 3u, count - 1u) * step];
+                low += outer(v3, weights.high[2]);
+                high += outer(v3, weights.high[3]);
+            }
+            if (column < value_columns) {
+                put4(work, place, 0u, column, low, shrink[0], share[0], level[0]);
+                put4(work, place, 4u, column, high, shrink[1], share[1], level[1]);
+            }
+        }
+        first += BLOCK;
+        if (last) {
+            break;
         }
     }
 }

@@ -60,6 +60,10 @@ pub const fn weights(name: &'static str) -> Arg {
 pub enum Link {
     /// `Lane`, `reduce_sum`, `reduce_max` over a workgroup.
     Reduce,
+    /// `reduce_sum8`, `reduce_max8`: the same of eight values at once. Needs `Lane`, of [`Link::Reduce`].
+    Reduce8,
+    /// `eight`: vectors of shared memory that every thread wants. Needs `Lane`, of [`Link::Reduce`].
+    Eight,
     /// `Best`, `is_better`, `reduce_best`: the largest value of a workgroup with its id.
     Best,
     /// `team_sum`: a sum over [`Tier::lanes`] threads.

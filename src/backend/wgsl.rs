@@ -17,9 +17,16 @@ pub fn source(kernel: &dyn AnyKernel, tier: &Tier, precision: Precision) -> Stri
         if *link == Link::Dots {
             text.push_str(include_str!("../../shaders/link/dots.wgsl"));
         }
+        if *link == Link::Eight {
+            text.push_str(include_str!("../../shaders/link/eight.wgsl"));
+        }
         text.push_str(match link {
             Link::Reduce if tier.subgroups => include_str!("../../shaders/link/reduce_subgroup.wgsl"),
             Link::Reduce => include_str!("../../shaders/link/reduce_workgroup.wgsl"),
+            Link::Reduce8 if tier.subgroups => include_str!("../../shaders/link/reduce8_subgroup.wgsl"),
+            Link::Reduce8 => include_str!("../../shaders/link/reduce8_workgroup.wgsl"),
+            Link::Eight if tier.lanes == 1 && tier.subgroups => include_str!("../../shaders/link/eight_subgroup.wgsl"),
+            Link::Eight => include_str!("../../shaders/link/eight_direct.wgsl"),
             Link::Best => include_str!("../../shaders/link/best.wgsl"),
             Link::TeamSum => include_str!("../../shaders/link/team_sum.wgsl"),
             Link::Dots if tier.lanes == 1 => include_str!("../../shaders/link/dots_thread.wgsl"),

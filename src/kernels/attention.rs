@@ -26,7 +26,7 @@ use crate::tensor::{Tensor, stride};
 params! {
     /// Parameters of one part of the cache, which holds slots `first_slot..first_slot + slots`.
     Params {
-        rows: u32, list: u32, heads: u32, group: u32,
+        rows: u32, list: u32, heads: u32, group: u32, at_once: u32,
         plain: u32, pairs: u32, key_step: u32, value_dim: u32, value_start: u32, value_step: u32,
         q_stride: u32, turned_stride: u32, turned_start: u32, y_stride: u32, y_head: u32, y_span: u32, span: u32, spans: u32,
         slot: u32, per_loop: u32, first_slot: u32, slots: u32, sequences: u32, context: u32, cache_stride: u32,
@@ -34,7 +34,7 @@ params! {
     }
 }
 
-/// The widest key that the shader's shared memory holds.
+/// The widest key that the tests try: wide enough for every published size (1024 + 64).
 pub const MAX_KEY: usize = 1216;
 /// The widest value.
 pub const MAX_VALUE: usize = 1024;
@@ -43,12 +43,19 @@ pub const MAX_VALUE: usize = 1024;
 pub const ATTENTION: Kernel<Params, 5, 1> = Kernel {
     name: "attention",
     body: include_str!("../../shaders/attention.wgsl"),
-    links: &[Link::Gate, Link::Reduce, Link::RopeTurn, Link::Cache],
+    links: &[Link::Gate, Link::Reduce, Link::Reduce8, Link::Eight, Link::RopeTurn, Link::Cache],
     reads: [u32s("list"), f32s("angles"), f32s("q"), f32s("turned"), f32s("cache")],
     writes: [f32s("y")],
-    grid: |p, _| [p.rows as usize, p.heads as usize, p.spans as usize],
+    grid: |p, _| [p.rows as usize, (p.heads / p.group * p.group.div_ceil(p.at_once)) as usize, p.spans as usize],
     twin: Twin::Plain(twin),
 };
+
+/// Queries that a workgroup of the shader takes at once.
+const QUERIES: usize = 8;
+/// Positions that it takes at once.
+const BLOCK: usize = 64;
+/// `vec4`s of a query that its shared memory holds.
+const COLUMNS: usize = 72;
 
 /// Rows whose queries meet the keys in one product, at most: their scores should stay in a cache.
 const TOGETHER: usize = 16;
@@ -138,7 +145,7 @@ impl Spans {
     /// The most of them.
     pub const MOST: usize = 16;
 
-    /// For `rows` rows that look back on up to `positions` positions. A (row, head) a workgroup fills a device where there are many rows;
+    /// For `rows` rows that look back on up to `positions` positions. Workgroups of eight queries fill a device where there are many rows;
     /// a software GPU is full with a workgroup a core. Rounded to powers of two, so that few plans serve all lengths.
     pub fn of(rows: usize, positions: usize, tier: &Tier) -> Self {
         if rows > FEW_ROWS || tier.lanes == 1 || positions <= Self::SHORT {
@@ -153,12 +160,19 @@ impl Spans {
     const SHORT: usize = 256;
 }
 
-/// Rounds of the shader's loops over so many positions: what a driver that limits them must allow.
+/// Rounds of the shader's loops over so many positions: what a driver that limits them must allow. Short loops count, though a driver may
+/// unroll them.
 pub fn rounds(key_dim: usize, value_dim: usize, positions: usize, tier: &Tier) -> usize {
     let threads = tier.workgroup as usize;
-    let (keys, values) = (key_dim / 4 + 3, value_dim.div_ceil(threads) * (threads / 4 + 4));
-    let reductions = 2 * threads.ilog2() as usize;
-    positions.div_ceil(threads) * (1 + keys + values + reductions) + (key_dim + value_dim).div_ceil(threads) + 4
+    let own = BLOCK / threads;
+    // Keys and values may start inside of a vec4.
+    let [key, value] = [key_dim, value_dim].map(|dim| dim.div_ceil(4) + 1);
+    let load = (QUERIES * key).div_ceil(threads) + key.div_ceil(COLUMNS);
+    let loads = if key > COLUMNS { positions.div_ceil(BLOCK) } else { 1 };
+    let scores = 1 + key.div_ceil(COLUMNS) + key * (1 + own) + 7 * (1 + own);
+    let reductions = 2 * (threads.ilog2() as usize + 1);
+    let values = value.div_ceil(threads) * (1 + BLOCK / 4 + 4 * QUERIES);
+    positions.div_ceil(BLOCK) * (scores + reductions + values) + loads * load + QUERIES
 }
 
 /// Which spans of a cached row are keys and values.
@@ -188,6 +202,11 @@ impl Heads {
     /// Columns of a key.
     pub fn key_dim(&self) -> usize {
         self.plain + self.rope
+    }
+
+    /// Heads of a group that a workgroup takes at once: as even shares of it as eight queries allow.
+    fn at_once(&self) -> usize {
+        self.group.div_ceil(self.group.div_ceil(QUERIES))
     }
 }
 
@@ -253,6 +272,7 @@ pub fn attention(
             list: list.first as u32,
             heads: heads.heads as u32,
             group: heads.group as u32,
+            at_once: heads.at_once() as u32,
             plain: heads.plain as u32,
             pairs: (heads.rope / 2) as u32,
             key_step: heads.key_step as u32,

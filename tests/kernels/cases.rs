@@ -48,6 +48,16 @@ pub fn table() -> Vec<Case> {
     table.0
 }
 
+/// Cases that need larger bindings than the table's.
+pub fn large() -> Vec<Case> {
+    let mut table = Table(Vec::new());
+    table.long_and_wide();
+    table.0
+}
+
+/// What attention is recorded with: a name, heads, columns and (slots, sequences, context) of the cache with the rows that look at it.
+type Attended = (&'static str, Heads, usize, Vec<[u32; 4]>, (usize, usize, usize), Slot, Spans);
+
 pub struct Table(Vec<Case>);
 
 /// The expert of the n-th (row, slot) pair.
@@ -179,7 +189,22 @@ impl Table {
         let lengths: Vec<[u32; 4]> = [1, 2, 63, 64, 65, 200].map(|positions| [9, 0, positions - 1, 0]).to_vec();
         // One slot's rows of a cache in two parts: some of these rows find theirs in the first, some in the second, the last in none.
         let spread: Vec<[u32; 4]> = vec![[9, 2, 19, 0], [9, 0, 3, 4], [9, 1, 0, 3], [9, 2, 8, 2], [9, 0, 19, 4], [9, 0, 1, 9]];
+        // Rows that follow each other: of one sequence, of the next one, back again, of another loop.
+        let places = [(0, 0); 11].into_iter().chain([(1, 0); 3]).chain([(0, 0); 2]).chain([(0, 1); 7]);
+        let mixed: Vec<[u32; 4]> = places.zip(0..).map(|((sequence, at_loop), i)| [9, sequence, 60 + i, at_loop]).collect();
         let wide = vec![[9, 0, 2, 0], [9, 0, 0, 0]];
+        // Keys and values start at every word of a vec4; one, five and nine heads a group.
+        let odd = |group, heads| Heads {
+            heads,
+            group,
+            plain: 3,
+            rope: 2,
+            key_step: 5,
+            value_dim: 7,
+            value_start: 5 * heads / group,
+            value_step: 7,
+            scale: 0.5,
+        };
         let cases = [
             ("grouped", grouped, 24, lengths.clone(), (2, 1, 200), Slot::Layer(1), all),
             ("grouped, 4 spans of 64", grouped, 24, lengths.clone(), (2, 1, 200), Slot::Layer(1), cut(4, 64)),
@@ -188,26 +213,41 @@ impl Table {
             ("latent, 16 spans of 13", latent, 15, lengths, (2, 1, 200), Slot::Layer(0), cut(16, 13)),
             ("latent, several sequences and loops", latent, 15, spread, (9, 3, 20), Slot::Loops(4), all),
             ("widest", widest, MAX_KEY, wide, (1, 1, 3), Slot::Layer(0), all),
+            ("a head a group, mixed rows", odd(1, 3), 36, mixed.clone(), (3, 2, 84), Slot::Loops(1), all),
+            ("a head a group, mixed rows, 4 spans of 23", odd(1, 3), 36, mixed[8..].to_vec(), (3, 2, 84), Slot::Loops(1), cut(4, 23)),
+            ("5 heads a group, mixed rows", odd(5, 20), 48, mixed.clone(), (3, 2, 84), Slot::Loops(1), all),
+            ("9 heads a group, mixed rows, 2 spans of 70", odd(9, 9), 12, mixed[9..15].to_vec(), (3, 2, 84), Slot::Loops(1), cut(2, 70)),
+            ("8 heads a group, mixed rows", odd(8, 16), 24, mixed, (3, 2, 84), Slot::Loops(1), all),
         ];
-        for (what, heads, cols, rows, (slots, sequences, context), slot, spans) in cases {
-            for sharp in [1.0, 40.0] {
-                let rows = rows.clone();
-                let heads = Heads { scale: heads.scale * sharp, ..heads };
-                let kernel = if spans.count > 1 { "attention_merge" } else { "attention" };
-                self.add(kernel, format!("{what}, scale {}", heads.scale), move |b| {
-                    let list = b.list(3, &rows)?;
-                    let cache = b.cache(slots, sequences, context, cols)?;
-                    let (n, angles) = (rows.len() + 1, b.angles(context, heads.rope)?);
-                    let (plain, turned) =
-                        (b.random("q", n, heads.heads * heads.plain + 1)?, b.random("turned", n, 3 + heads.heads * heads.rope)?);
-                    let head = heads.value_dim + 1;
-                    let y = b.random("y", n, heads.heads * head)?;
-                    let memory = b.random("spans", n, if spans.count > 1 { span_columns(heads.heads, heads.value_dim) } else { 1 })?;
-                    let queries = Queries { plain: &plain, turned: &turned, start: 3, angles: &angles };
-                    let output = Output { y: &y, head, spans: &memory };
-                    attention(&mut b.pass, list, heads, queries, &cache, slot, output, spans)
-                });
-            }
+        cases.into_iter().for_each(|case| self.attend(case));
+    }
+
+    /// Keys that the shader's shared memory does not hold as a whole, over more positions than a block has.
+    fn long_and_wide(&mut self) {
+        let heads =
+            Heads { heads: 3, group: 3, plain: 321, rope: 4, key_step: 0, value_dim: 321, value_start: 0, value_step: 0, scale: 0.1 };
+        let rows = vec![[9, 0, 64, 0], [9, 0, 129, 0], [9, 0, 3, 0]];
+        self.attend(("longer and wider than a part", heads, 325, rows, (1, 1, 130), Slot::Layer(0), Spans::ONE));
+    }
+
+    fn attend(&mut self, (what, heads, cols, rows, (slots, sequences, context), slot, spans): Attended) {
+        for sharp in [1.0, 40.0] {
+            let rows = rows.clone();
+            let heads = Heads { scale: heads.scale * sharp, ..heads };
+            let kernel = if spans.count > 1 { "attention_merge" } else { "attention" };
+            self.add(kernel, format!("{what}, scale {}", heads.scale), move |b| {
+                let list = b.list(3, &rows)?;
+                let cache = b.cache(slots, sequences, context, cols)?;
+                let (n, angles) = (rows.len() + 1, b.angles(context, heads.rope)?);
+                let (plain, turned) =
+                    (b.random("q", n, heads.heads * heads.plain + 1)?, b.random("turned", n, 3 + heads.heads * heads.rope)?);
+                let head = heads.value_dim + 1;
+                let y = b.random("y", n, heads.heads * head)?;
+                let memory = b.random("spans", n, if spans.count > 1 { span_columns(heads.heads, heads.value_dim) } else { 1 })?;
+                let queries = Queries { plain: &plain, turned: &turned, start: 3, angles: &angles };
+                let output = Output { y: &y, head, spans: &memory };
+                attention(&mut b.pass, list, heads, queries, &cache, slot, output, spans)
+            });
         }
     }
 
