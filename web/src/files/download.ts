@@ -68,6 +68,7 @@ class Download {
     } catch (error) {
       await Promise.allSettled(jobs);
       for (const entry of entries.values()) entry.close();
+      await store.tidy();
       // Others were only stopped by the first that failed; its error is the reason of the abort, as the caller's own reason is.
       throw this.inner.signal.aborted ? this.inner.signal.reason : error;
     }

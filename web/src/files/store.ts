@@ -42,8 +42,13 @@ export class Store {
     if (cache === 'none') return new Store(remote, undefined, empty);
     try {
       const folder = await (await openRoot()).getDirectoryHandle(await folderName(remote.folder), { create: true });
-      const manifest = (await readManifest(folder)) ?? empty;
-      const store = new Store(remote, folder, { ...manifest, model: remote.name });
+      const manifest = await readManifest(folder);
+      const store = new Store(remote, folder, { ...(manifest ?? empty), model: remote.name });
+      if (!manifest) {
+        // Others must be able to see what this folder is from now on.
+        store.save({});
+        await store.settle();
+      }
       if (!isWorker()) store.note = 'weights are in memory: outside of a Worker OPFS cannot be read synchronously';
       return store;
     } catch (cause) {
@@ -123,6 +128,13 @@ export class Store {
     const { folder } = this;
     if (!folder) return;
     this.writing = this.writing.then(() => writeText(folder, text)).catch((error) => this.fail(error));
+  }
+
+  /** Deletes the folder if there is nothing in it to go on from. */
+  async tidy(): Promise<void> {
+    await this.settle();
+    if (!this.folder || Object.keys(this.manifest.files).length > 0) return;
+    await (await openRoot()).removeEntry(this.folder.name, { recursive: true }).catch((error) => this.fail(error));
   }
 
   /** Waits until everything is written. */
