@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
-import { like, makeModel, safetensors, serve, sha256, status, tar, usual } from './files-server.mjs';
+import { cut, like, makeModel, safetensors, serve, sha256, status, tar, usual } from './files-server.mjs';
 
 const SRC = new URL('../src/files/', import.meta.url).pathname;
 const WEIGHTS = 'model.safetensors';
@@ -108,15 +108,15 @@ globalThis.agent = {
   async cache({ method, args }) { try { return { value: await cache[method](...args) }; } catch (error) { return plain(error); } },
   // Makes writes to OPFS fail after so many bytes; undefined: no more.
   breakWrites({ after }) {
-    const inWorker = typeof FileSystemSyncAccessHandle !== 'undefined';
-    const prototype = inWorker ? FileSystemSyncAccessHandle.prototype : FileSystemWritableFileStream.prototype;
-    prototype.usual ??= prototype.write;
     let left = after ?? Infinity;
-    prototype.write = function (data, ...rest) {
-      left -= data.byteLength ?? 0;
-      if (left < 0) { const error = new DOMException('no room', 'QuotaExceededError'); if (inWorker) throw error; return Promise.reject(error); }
-      return this.usual(data, ...rest);
-    };
+    const failure = (data) => ((left -= data.byteLength ?? data.length) < 0 ? new DOMException('no room', 'QuotaExceededError') : undefined);
+    const streams = FileSystemWritableFileStream.prototype;
+    streams.usual ??= streams.write;
+    streams.write = function (data) { const error = failure(data); return error ? Promise.reject(error) : this.usual(data); };
+    if (typeof FileSystemSyncAccessHandle === 'undefined') return {};
+    const handles = FileSystemSyncAccessHandle.prototype;
+    handles.usual ??= handles.write;
+    handles.write = function (data, options) { const error = failure(data); if (error) throw error; return this.usual(data, options); };
     return {};
   },
   hideOpfs() { Object.defineProperty(StorageManager.prototype, 'getDirectory', { value: undefined, configurable: true }); return {}; },
@@ -232,18 +232,32 @@ const PARTS = {
     const [partial] = (await two.call('cache', { method: 'list', args: [] })).value;
     assert.equal(partial.complete, false);
     assert.ok(partial.bytes >= 1_000_000 && partial.bytes < 2_000_000, `${partial.bytes} bytes were kept`);
-    // After the others: nothing is reported before all sizes are known.
-    server.plan(WEIGHTS, (call) => setTimeout(usual, 300, call));
-    const result = await two.open(server.url);
+    // After the others: nothing is reported before all sizes are known. The second answer breaks before its first byte.
+    server.plan(WEIGHTS, (call) => setTimeout(cut(0), 300, call));
+    const result = await two.open(server.url, { integrity: { [WEIGHTS]: sha256(server.files[WEIGHTS]) } });
     isGood(result, server.files, { storage, fromCache: false });
     assert.deepEqual(result.phases.sort(), ['download', 'verify']);
     const [, second] = server.requests(WEIGHTS);
     const from = Number(/^bytes=(\d+)-$/.exec(second.headers.range)[1]);
     assert.ok(from >= 1_000_000, second.headers.range);
-    assert.equal(second.sent, server.files[WEIGHTS].length - from);
+    assert.equal(server.requests(WEIGHTS)[2].sent, server.files[WEIGHTS].length - from);
     await two.call('close', { key: 'model' });
     await server.close();
     isGood(await two.open(server.url), server.files, { fromCache: true });
+  },
+  async 'goes on after its tab was closed, in a Worker where that was'({ kind, agent, start, isGood }) {
+    const server = await start();
+    const [one, two] = [await agent(), await agent()];
+    server.plan(WEIGHTS, stuck(1_200_000));
+    one.open(server.url).catch(() => {});
+    const list = async () => (await two.call('cache', { method: 'list', args: [] })).value;
+    const enough = async () => (kind === 'worker' ? (await list())[0]?.bytes >= 1_000_000 : server.requests(WEIGHTS)[0]?.sent >= 1_200_000);
+    while (!(await enough())) await new Promise((resolve) => setTimeout(resolve, 50));
+    await one.page.close();
+    isGood(await two.open(server.url, { integrity: { [WEIGHTS]: sha256(server.files[WEIGHTS]) } }), server.files);
+    const { range } = server.requests(WEIGHTS)[1].headers;
+    if (kind === 'worker') assert.match(range, /^bytes=1\d{6}-$/);
+    else assert.equal(range, undefined);
   },
   async 'goes on after an abort on the server of the page'({ agent, start, isGood }) {
     const server = await start();
