@@ -26,17 +26,21 @@ export function makeModel({ bytes = 300_000, shards = 0 } = {}) {
 }
 
 /**
- * Serves `files` below /m/, with ETags and ranges. `plan(file, ...replies)` gives the next requests for a file other replies; a reply is
+ * Serves `files` below /m/, with ETags and ranges, to pages of any origin; `expose` are the headers that these may see, and `pages` are
+ * pages of its own (path → [type, text]). `plan(file, ...replies)` gives the next requests for a file other replies; a reply is
  * a function of { request, response, body, etag }, or null for the usual one. `log` has every request.
  */
-export async function serve(files) {
+export async function serve(files, { pages = {}, expose = 'ETag, Content-Range' } = {}) {
   const plans = new Map();
   const log = [];
   const server = http.createServer((request, response) => {
     const { pathname } = new URL(request.url, 'http://localhost');
     const file = decodeURIComponent(pathname.slice(pathname.lastIndexOf('/') + 1));
     const entry = { file, path: request.url, headers: request.headers, sent: 0 };
+    if (pages[request.url]) return void response.writeHead(200, { 'Content-Type': pages[request.url][0] }).end(pages[request.url][1]);
     log.push(entry);
+    response.setHeader('Access-Control-Allow-Origin', '*');
+    response.setHeader('Access-Control-Expose-Headers', expose);
     response.on('error', () => {});
     const write = response.write.bind(response);
     response.write = (bytes, ...more) => { entry.sent += bytes.length; return write(bytes, ...more); };
@@ -49,7 +53,7 @@ export async function serve(files) {
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address();
   return {
-    url: `http://localhost:${port}/m/`, port, files, log,
+    url: `http://localhost:${port}/m/`, files, log,
     plan: (file, ...replies) => plans.set(file, replies),
     requests: (file) => log.filter((entry) => entry.file === file),
     /** Also cuts what is under way. */
@@ -59,8 +63,8 @@ export async function serve(files) {
   };
 }
 
-/** What a good server answers. `options`: { etag: false | string, ranges: false, pace: [bytes, milliseconds] }. */
-export function usual({ request, response, body, etag }, { ranges = true, pace, version = { ETag: etag } } = {}) {
+/** What a good server answers. `options`: { version: headers, ranges: false, pace: [bytes, milliseconds], atOnce: bytes before that }. */
+export function usual({ request, response, body, etag }, { ranges = true, pace, atOnce = 0, version = { ETag: etag } } = {}) {
   if (!body) return void response.writeHead(404, { 'Content-Type': 'text/plain' }).end('no such file');
   const asked = ranges && /^bytes=(\d+)-$/.exec(request.headers.range ?? '');
   const stale = request.headers['if-range'] !== undefined && request.headers['if-range'] !== Object.values(version)[0];
@@ -77,8 +81,9 @@ export function usual({ request, response, body, etag }, { ranges = true, pace, 
   const next = () => {
     if (response.destroyed) return;
     if (at >= body.length) return void response.end();
-    response.write(body.subarray(at, at + pace[0]));
-    at += pace[0];
+    const end = at < from + atOnce ? from + atOnce : at + pace[0];
+    response.write(body.subarray(at, end));
+    at = end;
     setTimeout(next, pace[1]);
   };
   next();

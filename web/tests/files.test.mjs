@@ -72,7 +72,7 @@ const fails = (promise, code, ...patterns) => assert.rejects(promise, (error) =>
 });
 const open = (source, options) => openFiles(source, { sha256: hash, ...options });
 
-describe('names and URLs', () => {
+describe('names and URLs', { concurrency: 8 }, () => {
   const cases = [
     ['https://example.test/m', 'https://example.test/m/'],
     ['https://example.test/m/', 'https://example.test/m/'],
@@ -110,7 +110,7 @@ describe('names and URLs', () => {
   });
 });
 
-describe('downloads', () => {
+describe('downloads', { concurrency: 8 }, () => {
   test('a model, its progress and its reads', async () => {
     const server = await start();
     const { files, reports } = await load(`${server.url}config.json`, server.files);
@@ -134,6 +134,14 @@ describe('downloads', () => {
     const { reports } = await load(server.url, server.files);
     assert.ok(reports[0].total >= 290_000, 'the total is told by the index');
     assert.equal(server.requests('model-2-of-3.safetensors').length, 1);
+  });
+  test('shards that are larger than the index says', async () => {
+    const model = makeModel({ shards: 3 });
+    const file = 'model.safetensors.index.json';
+    const server = await start({ ...model, [file]: Buffer.from(JSON.stringify({ ...JSON.parse(model[file]), metadata: { total_size: 10 } })) });
+    server.plan('model-2-of-3.safetensors', like({ pace: [10_000, 30] }));
+    const { reports } = await load(server.url, server.files);
+    assert.ok(reports.some(({ file, loaded }) => file === 'model-2-of-3.safetensors' && loaded < 190_000), 'no report from within the second shard');
   });
   test('a query goes with every file, headers with every request', async () => {
     const server = await start();
@@ -170,7 +178,7 @@ describe('downloads', () => {
   });
 });
 
-describe('what breaks on the way', () => {
+describe('what breaks on the way', { concurrency: 8 }, () => {
   const weights = 'model.safetensors';
   /** The requests for the weights when the first replies are these; the model must be right in the end. */
   const requests = async (...replies) => {
@@ -215,12 +223,14 @@ describe('what breaks on the way', () => {
     assert.equal((await requests(cut(100_000), like({ ranges: false }))).length, 2);
   });
   for (const [what, headers] of [
-    ['another start', { 'Content-Range': 'bytes 0-9/300067' }], ['another size', { 'Content-Range': 'bytes 100000-100009/100010' }],
-    ['no Content-Range', {}], ['another version', { 'Content-Range': 'bytes 100000-300066/300067', ETag: '"other"' }],
+    ['another start', (size) => ({ 'Content-Range': `bytes 0-${size - 1}/${size}` })],
+    ['another size', (size) => ({ 'Content-Range': `bytes 100000-${size}/${size + 1}` })],
+    ['no Content-Range', () => ({})],
+    ['another version', (size) => ({ 'Content-Range': `bytes 100000-${size - 1}/${size}`, ETag: '"other"' })],
   ]) {
     test(`starts over at a 206 with ${what}`, async () => {
       const wrong = ({ response, body, etag }) => {
-        response.writeHead(206, { ETag: etag, ...headers }).end(body.subarray(0, body.length - 100_000));
+        response.writeHead(206, { ETag: etag, ...headers(body.length) }).end(Buffer.alloc(body.length - 100_000));
       };
       const asked = await requests(cut(100_000), wrong);
       assert.deepEqual(asked.map(({ headers: { range } }) => range), [undefined, 'bytes=100000-', undefined]);
@@ -280,7 +290,7 @@ describe('what breaks on the way', () => {
   });
 });
 
-describe('aborting', () => {
+describe('aborting', { concurrency: 8 }, () => {
   test('rejects with the reason as it is, at once, and stops every transfer', async () => {
     const server = await start(makeModel({ bytes: 3_000_000 }));
     server.plan('model.safetensors', like({ pace: [10_000, 10] }));
@@ -289,7 +299,7 @@ describe('aborting', () => {
     let when;
     const onProgress = ({ loaded }) => { if (loaded > 50_000 && !when) { when = Date.now(); controller.abort(reason); } };
     await assert.rejects(open(server.url, { signal: controller.signal, onProgress }), (error) => error === reason);
-    assert.ok(Date.now() - when < 200);
+    assert.ok(Date.now() - when < 1000);
     await new Promise((resolve) => setTimeout(resolve, 100));
     const { sent } = server.requests('model.safetensors')[0];
     await new Promise((resolve) => setTimeout(resolve, 100));
@@ -309,7 +319,7 @@ describe('aborting', () => {
   });
 });
 
-describe('files that are not what their names say', () => {
+describe('files that are not what their names say', { concurrency: 8 }, () => {
   const cases = [
     ['an HTML page', 'config.json', html, 'format', /HTML page/],
     ['an HTML page without its type', 'config.json', status(200, {}, ' <!DOCTYPE html>'), 'format', /HTML page/],
@@ -336,7 +346,7 @@ describe('files that are not what their names say', () => {
     await fails(open(server.url), 'file', /ECONNREFUSED/, /127|localhost/, /connection/);
   });
   const entry = (name) => JSON.stringify({ weight_map: { w: name } });
-  for (const index of ['{', '[]', '{}', '{"weight_map": {}}', entry('../x.safetensors'), entry('/x.safetensors'), entry('a\\x.safetensors'), entry('x.bin'), entry('c:x.safetensors'), entry(7)]) {
+  for (const index of ['{', '[]', '{}', '{"weight_map": {}}', entry('../x.safetensors'), entry('/x.safetensors'), entry('a\\x.safetensors'), entry('x.bin'), entry('c:x.safetensors'), entry('.x.safetensors'), entry(7)]) {
     test(`the index ${index}`, async () => {
       const { 'model.safetensors': _, ...rest } = makeModel();
       const server = await start({ ...rest, 'model.safetensors.index.json': Buffer.from(index) });
@@ -350,7 +360,7 @@ describe('files that are not what their names say', () => {
   });
 });
 
-describe('integrity', () => {
+describe('integrity', { concurrency: 8 }, () => {
   test('in hex and in base64', async () => {
     const server = await start();
     const integrity = {
@@ -378,7 +388,7 @@ describe('integrity', () => {
   });
 });
 
-describe('archives', () => {
+describe('archives', { concurrency: 8 }, () => {
   const model = makeModel({ bytes: 50_000 });
   const inside = (prefix, files = model) => Object.fromEntries(Object.entries(files).map(([file, bytes]) => [`${prefix}${file}`, bytes]));
   const stream = (bytes, piece = 700) => new ReadableStream({
@@ -426,7 +436,7 @@ describe('archives', () => {
   });
 });
 
-describe('picked files', () => {
+describe('picked files', { concurrency: 8 }, () => {
   const model = makeModel({ bytes: 1000 });
   const pick = (files) => Object.entries(files).map(([path, bytes]) => {
     const file = new File([bytes], path.slice(path.lastIndexOf('/') + 1));
@@ -434,7 +444,8 @@ describe('picked files', () => {
   });
   test('those beside config.json count', async () => {
     const inside = Object.fromEntries(Object.entries(model).map(([file, bytes]) => [`models/a/${file}`, bytes]));
-    const { files } = await load(pick({ 'models/tokenizer.json': Buffer.from('{"other": 1}'), ...inside, 'models/a/b/config.json': Buffer.from('{"b": 1}') }), model);
+    const others = { 'models/tokenizer.json': Buffer.from('{"other": 1}'), 'models/a/b/config.json': Buffer.from('{"b": 1}') };
+    const { files } = await load(pick({ ...inside, ...others }), model);
     assert.deepEqual([files.name, files.storage], ['models', 'memory']);
   });
   test('something is missing', async () => {
@@ -444,7 +455,7 @@ describe('picked files', () => {
   });
 });
 
-describe('folders on disk', () => {
+describe('folders on disk', { concurrency: 8 }, () => {
   const write = (name, model) => {
     const path = join(folder, name);
     mkdirSync(path);

@@ -67,7 +67,8 @@ async function scan(): Promise<Found[]> {
     const manifest = await readManifest(folder);
     let [bytes, files] = [0, 0];
     for await (const file of folder.values()) {
-      if (isFolder(file) || file.name === MANIFEST) continue;
+      // Browsers may show the copies that they write to as well.
+      if (isFolder(file) || !(file.name in (manifest?.files ?? {}))) continue;
       bytes += await (file as FileSystemFileHandle).getFile().then(({ size }) => size, () => 0);
       files += 1;
     }

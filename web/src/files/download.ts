@@ -68,6 +68,7 @@ class Download {
     } catch (error) {
       await Promise.allSettled(jobs);
       for (const entry of entries.values()) entry.close();
+      await store.tidy();
       // Others were only stopped by the first that failed; its error is the reason of the abort, as the caller's own reason is.
       throw this.inner.signal.aborted ? this.inner.signal.reason : error;
     }
@@ -116,7 +117,9 @@ class Download {
     const record = { ...store.manifest.files[file] };
     const part = await store.openPart(file, record);
     // What fell back to memory leaves behind what OPFS had, with the record of that.
-    const save = () => { if (part.isKept) store.record(file, record); };
+    const save = async () => {
+      if (part.isKept && !(await store.record(file, record))) await part.leaveOpfs();
+    };
     // Whether what is there is worth going on from.
     let worth = true;
     try {
@@ -129,8 +132,8 @@ class Download {
       await part.close();
       if (!worth || part.size === 0) await store.remove(file);
     }
-    save();
-    this.kept &&= part.isKept;
+    const isKept = part.isKept && (await store.record(file, record));
+    this.kept &&= isKept;
     this.entries.set(file, part.memory ?? (await store.openFile(file)));
   }
 

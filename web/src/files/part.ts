@@ -96,7 +96,8 @@ export class Part implements Pick<Entry, 'size' | 'read'> {
         this.size += bytes.length;
         return;
       } catch (error) {
-        this.moveToMemory(this.handle, error);
+        this.onFailure(error);
+        this.moveToMemory(this.handle);
       }
     }
     this.memory?.append(bytes);
@@ -147,13 +148,20 @@ export class Part implements Pick<Entry, 'size' | 'read'> {
     this.handle?.close();
   }
 
-  private moveToMemory(handle: SyncHandle, error: unknown): void {
-    this.onFailure(error);
+  /** From here on nothing goes into OPFS. */
+  async leaveOpfs(): Promise<void> {
+    const { handle, copy } = this;
+    this.copy = undefined;
+    if (handle) this.moveToMemory(handle);
+    await copy?.abort().catch(() => {});
+  }
+
+  private moveToMemory(handle: SyncHandle): void {
     const memory = new Memory(this.path);
-    memory.reserve(Math.max(this.size, this.expected));
     this.memory = memory;
     this.handle = undefined;
     try {
+      memory.reserve(Math.max(this.size, this.expected));
       const piece = new Uint8Array(PIECE);
       while (memory.size < this.size) {
         const bytes = piece.subarray(0, Math.min(PIECE, this.size - memory.size));
@@ -164,6 +172,7 @@ export class Part implements Pick<Entry, 'size' | 'read'> {
       handle.truncate(this.size);
     } catch (cause) {
       this.size = memory.size = 0;
+      if (RefrainError.is(cause)) throw cause;
       throw new Broken('OPFS, which does not give back what it took', undefined, undefined, cause);
     } finally {
       handle.close();

@@ -32,7 +32,7 @@ export interface Manifest {
 export class Store {
   /** Why weights do not lie in OPFS, if they do not. */
   note: string | undefined;
-  private writing: Promise<void> = Promise.resolve();
+  private writing: Promise<boolean> = Promise.resolve(true);
 
   private constructor(private readonly remote: Remote, private readonly folder: FileSystemDirectoryHandle | undefined, readonly manifest: Manifest) {}
 
@@ -42,8 +42,12 @@ export class Store {
     if (cache === 'none') return new Store(remote, undefined, empty);
     try {
       const folder = await (await openRoot()).getDirectoryHandle(await folderName(remote.folder), { create: true });
-      const manifest = (await readManifest(folder)) ?? empty;
-      const store = new Store(remote, folder, { ...manifest, model: remote.name });
+      const manifest = await readManifest(folder);
+      const store = new Store(remote, folder, { ...(manifest ?? empty), model: remote.name });
+      if (!manifest) {
+        // Others must be able to see what this folder is from now on.
+        await store.save({});
+      }
       if (!isWorker()) store.note = 'weights are in memory: outside of a Worker OPFS cannot be read synchronously';
       return store;
     } catch (cause) {
@@ -98,10 +102,10 @@ export class Store {
     return Part.open(`${this.remote.name}/${file}`, handle, record.validator !== undefined, (error) => this.fail(error));
   }
 
-  /** Writes down what is known of a file now. */
-  record(file: string, record: FileRecord): void {
+  /** Writes down what is known of a file now; false where that fails. */
+  record(file: string, record: FileRecord): Promise<boolean> {
     this.manifest.files[file] = { ...record };
-    this.save({ complete: false });
+    return this.save({ complete: false });
   }
 
   /** Deletes a file, and what is known of it. */
@@ -116,13 +120,22 @@ export class Store {
     this.save({ complete: false });
   }
 
-  /** Writes the manifest, after all that were to be written before. */
-  save(change: Partial<Manifest>): void {
+  /** Writes the manifest, after all that were to be written before; false where that fails. */
+  save(change: Partial<Manifest>): Promise<boolean> {
     Object.assign(this.manifest, change);
     const text = JSON.stringify(this.manifest);
     const { folder } = this;
-    if (!folder) return;
-    this.writing = this.writing.then(() => writeText(folder, text)).catch((error) => this.fail(error));
+    if (folder) {
+      this.writing = this.writing.then(() => writeText(folder, text)).then(() => true, (error) => { this.fail(error); return false; });
+    }
+    return this.writing;
+  }
+
+  /** Deletes the folder if there is nothing in it to go on from. */
+  async tidy(): Promise<void> {
+    await this.settle();
+    if (!this.folder || Object.keys(this.manifest.files).length > 0) return;
+    await (await openRoot()).removeEntry(this.folder.name, { recursive: true }).catch((error) => this.fail(error));
   }
 
   /** Waits until everything is written. */

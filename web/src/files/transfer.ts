@@ -31,8 +31,8 @@ export interface Transfer {
   progress: Progress;
   signal: AbortSignal;
   sha256: () => Sha256;
-  /** The record changed. */
-  save: () => void;
+  /** The record changed. Called, and waited for, before bytes of another version are appended. */
+  save: () => Promise<void>;
 }
 
 /** Fills the part, and the record with it. Of a part that is whole already only the version is asked for. */
@@ -67,7 +67,7 @@ export async function transfer(client: Client, job: Transfer): Promise<void> {
         if (!isWhole && answer.status === 200) {
           if (had > 0) await startOver();
           [record.size, record.validator] = [answer.size, answer.validator];
-          job.save();
+          await job.save();
         }
         if (hashed > part.size) {
           hash.free();
@@ -78,6 +78,7 @@ export async function transfer(client: Client, job: Transfer): Promise<void> {
         if (hashed < part.size) {
           const onBytes = (end: number) => progress.at(file, end, 'verify', true);
           await hashPart(hash, part, hashed, part.size, signal, onBytes);
+          hashed = part.size;
         }
         if (isWhole) discard(answer.response);
         else {
@@ -96,7 +97,6 @@ export async function transfer(client: Client, job: Transfer): Promise<void> {
       } catch (error) {
         signal.throwIfAborted();
         if (!(error instanceof Broken)) throw error;
-        if (record.size !== undefined && part.size > record.size) await startOver();
         if (part.size > furthest) [furthest, failures] = [part.size, 0];
         failures += 1;
         if (failures > RETRIES) throw givenUp(url, error);
