@@ -36,7 +36,7 @@ function wasm() {
   run(wasmBindgen(), ['--target', 'web', '--out-name', 'refrain', '--out-dir', join(web, 'src'), made]);
   const features = ['simd', 'bulk-memory', 'nontrapping-float-to-int', 'sign-ext', 'mutable-globals', 'reference-types', 'multivalue'];
   const file = join(web, 'src', 'refrain_bg.wasm');
-  run(bin('wasm-opt'), ['-O2', ...features.map((name) => `--enable-${name}`), '--strip-debug', '--strip-producers', file, '-o', file]);
+  run(bin('wasm-opt'), ['-Oz', ...features.map((name) => `--enable-${name}`), '--strip-debug', '--strip-producers', file, '-o', file]);
 }
 
 async function scripts() {

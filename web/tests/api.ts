@@ -37,7 +37,10 @@ export async function all(file: File, blob: Blob, stream: ReadableStream<Uint8Ar
     const reader: ReadableStream<string> = generation.text;
     const result: Result = await generation.result;
     console.log(reader.locked, result.reason, (await generation.stop()).text);
-    for await (const { depth, correct }: Sweep of model.sweep('a', { depths: [1, 2], expect: 'b' })) console.log(depth, correct);
+    for await (const run of model.sweep('a', { depths: [1, 2], expect: 'b' })) {
+      const { depth, correct }: Sweep = run;
+      console.log(depth, correct);
+    }
     const scored: Step[] = await model.score('a b');
     const forward: Forward = await model.forward([1, 2, 3], { loops: 4 });
     console.log(scored.length, forward.logits.length, forward.halted[0], await model.decode(await model.encode('a')));

@@ -22,7 +22,7 @@ const PAGE = (script) => `<!doctype html><meta charset="utf-8"><body><script typ
 const SHOWN = 'c·1  >c·1  a·1  >b·1  b·1  >c·1  e·1  >e·1  ?a·3';
 
 let project, tarball, server, browser;
-const tool = (name, args, cwd = project) => execFileSync(join(web, 'node_modules', '.bin', name), args, { cwd, stdio: ['ignore', 'pipe', 'pipe'] }).toString();
+const tool = (name, args, cwd = project) => execFileSync(join(web, 'node_modules', '.bin', name), args, { cwd, stdio: 'inherit' });
 
 before(async () => {
   ({ project, tarball } = makeProject());
