@@ -192,7 +192,8 @@ mod on_unix {
         );
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trace.json");
-        let args = ["-p", "1", "-n", "128", "-r", "1", "--format", "json", "--trace", path.to_str().unwrap()];
+        // Runs enough that Ctrl-C comes before they end.
+        let args = ["-p", "1", "-n", "128", "-r", "8", "--format", "json", "--trace", path.to_str().unwrap()];
         // The first row, and nothing of a profile.
         let (output, last) = interrupted(&[&args[..], &["--loops", "64"]].concat(), 1);
         let found: Value = serde_json::from_slice(&output.stdout).unwrap();
