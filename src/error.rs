@@ -103,6 +103,8 @@ pub enum Error {
         asked: usize,
         /// The largest number possible here.
         limit: usize,
+        /// What sets the limit: "a model", of any size, or "the cache".
+        of: &'static str,
     },
     /// An option or argument has an unusable value (`argument`).
     Argument {
@@ -249,6 +251,7 @@ impl Error {
             Self::Context { of: "max_seq_len", .. } => "shorten the prompt or generate fewer tokens".into(),
             Self::Context { .. } => "ask for a larger context when loading, or shorten the prompt".into(),
             Self::Loops { asked: 0, .. } => "ask for at least 1 loop".into(),
+            Self::Loops { of: "a model", .. } => "ask for fewer loops".into(),
             Self::Loops { .. } => "ask for fewer loops, or set the largest number that you need when loading".into(),
             Self::NoAdapter { .. } => {
                 "`refrain devices` lists what there is; `--device cpu` works everywhere; `--allow-software` admits software GPUs".into()
@@ -290,7 +293,7 @@ impl fmt::Display for Error {
             }
             Self::EmptyPrompt => write!(f, "the prompt is empty: expected at least one token"),
             Self::Context { asked, limit, of } => write!(f, "{asked} positions asked for, but {of} has {limit}"),
-            Self::Loops { asked, limit } => write!(f, "{asked} loops asked for: expected 1 to {limit}"),
+            Self::Loops { asked, limit, .. } => write!(f, "{asked} loops asked for: expected 1 to {limit}"),
             Self::Argument { name, expected, found } => write!(f, "{name}: expected {expected}, found {found}"),
             Self::NoAdapter { reason } => write!(f, "no GPU adapter: {reason}"),
             Self::TooSmall { what, needed, available } => write!(f, "{what} needs {needed}, and there is {available}"),

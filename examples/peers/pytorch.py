@@ -20,23 +20,57 @@ import types
 from dataclasses import fields
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
+try:
+    import torch
+    from safetensors.torch import load_file
+except ImportError as error:
+    sys.exit(f"{error.name} is missing: pip install -r requirements.txt")
 
 
-def numbers(text):
-    return [int(number) for number in text.split(",")]
+def number(least):
+    """Reads a whole number from `least` on."""
+
+    def read(text):
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, found {text!r}")
+        return int(text)
+
+    return read
+
+
+def numbers(least):
+    """Reads several, with commas between them."""
+    return lambda text: [number(least)(part) for part in text.split(",")]
 
 
 def arguments(parser):
     """The options that this script shares with `refrain bench`."""
     parser.add_argument("-m", "--model", type=Path, required=True, metavar="DIR", help="config.json and *.safetensors")
-    parser.add_argument("-p", "--prompt-tokens", type=int, default=128, metavar="N", help="0 leaves prompts out")
-    parser.add_argument("-n", "--new-tokens", type=int, default=32, metavar="N", help="0 leaves generation out")
-    parser.add_argument("-d", "--cached", type=numbers, default=[0], metavar="N,N,…", help="tokens that are in the cache before")
-    parser.add_argument("--loops", type=numbers, metavar="N,N,…", help="loops of every token [default: the model's own]")
-    parser.add_argument("-r", "--repeat", type=int, default=5, metavar="N", help="timed runs of each row")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    parser.add_argument("-p", "--prompt-tokens", type=number(0), default=128, metavar="N", help="0 leaves prompts out")
+    parser.add_argument("-n", "--new-tokens", type=number(0), default=32, metavar="N", help="0 leaves generation out")
+    parser.add_argument("-d", "--cached", type=numbers(0), default=[0], metavar="N,N,…", help="tokens that are in the cache before")
+    parser.add_argument("--loops", type=numbers(1), metavar="N,N,…", help="loops of every token [default: the model's own]")
+    parser.add_argument("-r", "--repeat", type=number(1), default=5, metavar="N", help="timed runs of each row")
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument("--threads", type=number(1), default=threads, metavar="N", help="[default: %(default)s]")
+
+
+def check(args):
+    """Ends with one line where there is no model, or where it has no room for the rows; else its loops where none are asked for."""
+    if not (args.model / "config.json").is_file():
+        wanted = "a model folder, such as examples/models/follow: names of shipped models are refrain's alone"
+        sys.exit(f"-m: expected {wanted}; found {str(args.model)!r}, which has no config.json")
+    config = json.loads((args.model / "config.json").read_text())
+    most = max(args.prompt_tokens, args.new_tokens)
+    if not most:
+        sys.exit("-p and -n: expected at least 1 token in one of them, found 0")
+    asked, positions = max(args.cached) + most, config.get("max_seq_len")
+    if positions and asked > positions:
+        sys.exit(f"-p, -n, -d: {asked} positions asked for, but the model has {positions}")
+    # As refrain chooses them.
+    defaults = args.model / "generation_config.json"
+    own = json.loads(defaults.read_text()).get("n_loops") if defaults.is_file() else None
+    return own or config.get("max_loop_iters")
 
 
 def load(folder):
@@ -108,14 +142,15 @@ def row(model, kind, count, cached, loops, repeat):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(usage="%(prog)s -m DIR [options]", description=__doc__.partition("\n")[0])
     arguments(parser)
     args = parser.parse_args()
+    own = check(args)
     torch.set_num_threads(args.threads)
     model = load(args.model)
     rows = []
     with torch.inference_mode():
-        for loops in args.loops or [model.cfg.max_loop_iters]:
+        for loops in args.loops or [own or model.cfg.max_loop_iters]:
             for cached in args.cached:
                 if args.prompt_tokens and not cached:
                     rows.append(row(model, "prompt", args.prompt_tokens, cached, loops, args.repeat))

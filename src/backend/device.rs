@@ -132,18 +132,23 @@ pub struct DeviceInfo {
     pub name: String,
     /// The adapter; `None` on the CPU backend.
     pub adapter: Option<AdapterInfo>,
+    /// Threads of the CPU backend; `None` on a GPU.
+    pub threads: Option<usize>,
 }
 
 impl DeviceInfo {
     /// The CPU backend.
     pub fn cpu() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { name: format!("CPU ({threads} thread{})", if threads == 1 { "" } else { "s" }), adapter: None }
+        #[cfg(not(target_arch = "wasm32"))]
+        let threads = rayon::current_num_threads();
+        #[cfg(target_arch = "wasm32")]
+        let threads = 1;
+        Self { name: format!("CPU ({threads} thread{})", if threads == 1 { "" } else { "s" }), adapter: None, threads: Some(threads) }
     }
 
     /// A GPU.
     pub fn gpu(adapter: AdapterInfo) -> Self {
-        Self { name: format!("{} ({})", adapter.name, adapter.api), adapter: Some(adapter) }
+        Self { name: format!("{} ({})", adapter.name, adapter.api), adapter: Some(adapter), threads: None }
     }
 
     pub(crate) fn shadowed(mut self) -> Self {

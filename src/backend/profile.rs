@@ -57,7 +57,7 @@ pub struct Load {
     pub rows: Option<usize>,
     /// Workgroups.
     pub grid: Grid,
-    /// Bytes read and written, each once: what cannot be saved, not what a cache may serve again.
+    /// Bytes read and written, each once: what cannot be saved, not what a cache may serve again. 0 where only the device knows.
     pub bytes: u64,
     /// Floating-point operations that the formula needs; a multiplication with an addition counts as two. 0 where nobody has counted.
     pub flops: u64,
@@ -156,15 +156,20 @@ impl Profile {
 
     /// Seconds of all dispatches together.
     pub fn busy(&self) -> f64 {
-        self.dispatches.iter().map(|dispatch| dispatch.seconds).sum()
+        sum(self.dispatches.iter().map(|dispatch| dispatch.seconds))
     }
 
     /// Seconds that passed between the end of a dispatch and the beginning of the next, all together: launching, encoding, waiting for the
     /// host. `None` where round trips are timed, which has no such thing.
     pub fn lost(&self) -> Option<f64> {
         let gap = |pair: &[DispatchTime]| (pair[1].begin - pair[0].begin - pair[0].seconds).max(0.0);
-        (self.clock != Clock::RoundTrip).then(|| self.dispatches.windows(2).map(gap).sum())
+        (self.clock != Clock::RoundTrip).then(|| sum(self.dispatches.windows(2).map(gap)))
     }
+}
+
+/// The sum; that of nothing is 0, which `Iterator::sum` takes for -0.
+fn sum(seconds: impl Iterator<Item = f64>) -> f64 {
+    seconds.fold(0.0, |sum, seconds| sum + seconds)
 }
 
 impl Backend {

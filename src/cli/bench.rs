@@ -38,7 +38,9 @@ mean ± standard deviation; loop-steps/s is tokens a second times loops.
 
 --roofline: a kernel takes at least as long as it takes to read its bytes at the
 device's best rate, and to compute what it has to at its best rate; the table
-says how much of its time that is. What fits a cache can be above 100 %.
+says how much of its time that is. What fits a cache can be above 100 %. Of the
+profiled runs (-r) it shows the fastest. On a GPU such a run has a compute pass
+for each kernel and is slower than a plain one, whose median stands beside it.
 
 Examples:
   refrain bench                                      a shipped model
@@ -65,17 +67,17 @@ pub(super) struct Args {
     /// Tokens that are in the cache before: rows for each
     #[arg(short = 'd', long, value_name = "N,N,…", value_delimiter = ',', default_value = "0")]
     cached: Vec<usize>,
-    /// Timed runs of each row
+    /// Timed runs of each row, and profiled runs for --roofline and --trace
     #[arg(short, long, value_name = "N", default_value_t = 5)]
     repeat: usize,
     /// Loops of every token: rows for each [default: the model's own]
     #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
     loops: Vec<usize>,
     /// Also run the first prompt and the first generation while every kernel is timed, and print each kernel as a share of what the device
-    /// can do: its read bandwidth and its rate of multiplications with additions, measured in the same run
+    /// can do: its read bandwidth and its rate of multiplications with additions, measured before the rows and after them
     #[arg(long)]
     roofline: bool,
-    /// JSON file to write: what ran when in that prompt and that generation, for ui.perfetto.dev or chrome://tracing
+    /// JSON file to write (a pipe will do): what ran when in that prompt and that generation, for ui.perfetto.dev or chrome://tracing
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     #[command(flatten)]
@@ -96,28 +98,31 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     let context = tests.iter().map(|test| test.cached + test.tokens).max();
     let options = Options { context, loops, ..args.loading.options(common) };
     interrupt::watch()?;
-    let roofline = args.roofline.then(|| Roofline::measure(&options.device)).transpose()?;
-    let (mut model, mut made);
+    let mut roofline = args.roofline.then(|| Roofline::measure(&options.device)).transpose()?;
+    let (mut model, mut made) = (None, None);
     let engine = match found.weights {
-        Weights::Files(source) => {
-            model = common.load(&source, &options)?;
-            model.engine_mut()
-        }
+        Weights::Files(source) => model.insert(common.load(&source, &options)?).engine_mut(),
         Weights::Untrained(config) => {
-            made = block_on(Engine::untrained(config, &options))?;
-            common.loaded(&made);
-            &mut made
+            let engine = made.insert(block_on(Engine::untrained(config, &options))?);
+            common.loaded(engine);
+            engine
         }
     };
     let bar = common.bar("{msg:14} {bar:30} {pos}/{len} {eta}");
-    let profiles = if roofline.is_some() || trace.is_some() { time::profiled(&tests).count() } else { 0 };
-    bar.set_length((tests.len() * (args.repeat + 1) + 2 * profiles) as u64);
+    let profiles = roofline.is_some() || trace.is_some();
+    let kinds = Kind::ALL.iter().filter(|kind| profiles && tests.iter().any(|test| test.kind == **kind)).count();
+    // With the run that warms up.
+    let runs = (args.repeat as u64).saturating_add(1);
+    bar.set_length(runs.saturating_mul((tests.len() + kinds) as u64));
     let running = interrupt::Running::start();
     let mut shown = None;
     // Called between tokens too, while the clock runs: next to nothing is done then.
     let mut watch = |test: &Test, done: bool| {
         if shown.replace(*test) != Some(*test) {
             bar.set_message(test.name());
+            if common.verbose {
+                bar.suspend(|| common::say(&test.whole_name()));
+            }
         }
         if done {
             bar.inc(1);
@@ -127,20 +132,40 @@ pub(super) fn main(args: &Args, common: &Common) -> Result<()> {
     let mut rows: Vec<Row> = Vec::new();
     let mut profiled = Vec::new();
     let mut ended = time::all(engine, &tests, args.repeat, &mut watch, &mut rows);
-    if ended.is_ok() && profiles > 0 {
-        ended = time::profile(engine, &tests, &mut watch).map(|rows| profiled = rows);
+    if ended.is_ok() && profiles {
+        ended = time::profile(engine, &rows, &mut watch, &mut profiled);
     }
     bar.finish_and_clear();
+    let (device, parameters, needs) = (engine.device().clone(), engine.config().parameters(), engine.needs().clone());
+    // A large model leaves no room for the memory that is read to measure the device.
+    drop((model, made));
+    if ended.is_ok()
+        && let Some(roofline) = &mut roofline
+    {
+        ended = roofline.measure_again(&options.device);
+        if running.stopped() {
+            ended = Err(Error::Cancelled);
+        }
+    }
+    if matches!(ended, Err(Error::Cancelled)) && !common.quiet {
+        common::say(&format!("interrupted: {} of {} rows are complete", rows.len(), tests.len()));
+    }
+    // Before the table, whose reader may have gone.
+    let written = match trace {
+        Some(trace) if !profiled.is_empty() => trace.write(|file| {
+            serde_json::to_writer(&mut *file, &trace::json(&found.name, &device.name, &profiled))?;
+            file.write_all(b"\n")
+        }),
+        _ => Ok(()),
+    };
+    let mut printed = Ok(());
     if ended.is_ok() || !rows.is_empty() {
         let roofline = roofline.as_ref().map(|roofline| (roofline, &profiled[..]));
-        let about = About { name: &found.name, untrained: args.config.is_some(), repeat: args.repeat, engine, roofline };
-        common::print(&report::write(&about, &rows, args.format))?;
+        let (name, untrained, repeat, interrupted) = (&found.name, args.config.is_some(), args.repeat, ended.is_err());
+        let about = About { name, untrained, repeat, interrupted, device, parameters, needs, roofline };
+        printed = common::print(&report::write(&about, &rows, args.format));
     }
-    if let (Ok(()), Some(trace)) = (&ended, trace) {
-        let json = trace::json(&found.name, &engine.device().name, &profiled);
-        trace.write(|file| Ok(serde_json::to_writer(file, &json)?))?;
-    }
-    ended
+    ended.and(written).and(printed)
 }
 
 /// Refuses what cannot be measured or written, before anything is; the file of the trace.
@@ -153,6 +178,9 @@ fn checked(args: &Args, common: &Common, found: &Found) -> Result<Option<Target>
         return refuse("--device", "a device that is not checked at every kernel, to time them", "shadow".into());
     }
     let Some(trace) = &args.trace else { return Ok(None) };
+    if trace.as_os_str() == "-" {
+        return refuse("--trace", "the path of a file, such as /dev/stdout on Unix or ./- for one of this name", "-".into());
+    }
     if let Weights::Files(source) = &found.weights {
         common::check_output("--trace", trace, source, &[])?;
     }

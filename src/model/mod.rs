@@ -375,7 +375,7 @@ impl Depth {
     /// An error unless these loops can be run with a cache for `limit` loops.
     fn check(&self, limit: usize) -> Result<()> {
         if !(1..=limit).contains(&self.loops) {
-            return Err(Error::Loops { asked: self.loops, limit });
+            return Err(Error::Loops { asked: self.loops, limit, of: "the cache" });
         }
         if self.min_loops > self.loops && self.exit == Exit::Model {
             return Err(Error::Argument {

@@ -35,7 +35,7 @@ impl Sizes {
         }
         let loops = options.loops.or(defaults.n_loops).unwrap_or(config.max_loop_iters);
         if !(1..=MAX_LOOPS).contains(&loops) {
-            return Err(Error::Loops { asked: loops, limit: MAX_LOOPS });
+            return Err(Error::Loops { asked: loops, limit: MAX_LOOPS, of: "a model" });
         }
         Ok(Self {
             context: at_least_1("context", context, config.max_seq_len)?,

@@ -4,11 +4,13 @@ use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use super::roofline::Roofline;
-use super::time::{Kind, Profiled, Row};
+use super::time::{Kind, Profiled, Row, median};
+use crate::backend::DeviceInfo;
 use crate::cli::common::thousands;
 use crate::cli::table::draw;
 use crate::error::size;
-use crate::model::Engine;
+use crate::model::Needs;
+use crate::model::config::Parameters;
 
 /// How the results are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -21,6 +23,9 @@ pub(in crate::cli) enum Format {
     Json,
 }
 
+/// Known where whoever builds puts it into the environment; a package from a registry has none.
+const COMMIT: Option<&str> = option_env!("REFRAIN_COMMIT");
+
 /// What all rows have in common.
 pub(super) struct About<'a> {
     /// The model, or the published size.
@@ -28,7 +33,11 @@ pub(super) struct About<'a> {
     /// Whether the weights were made on the device.
     pub untrained: bool,
     pub repeat: usize,
-    pub engine: &'a Engine,
+    /// Whether Ctrl-C or an error ended it before all was measured.
+    pub interrupted: bool,
+    pub device: DeviceInfo,
+    pub parameters: Parameters,
+    pub needs: Needs,
     /// What the device can do, and the rows whose kernels were timed, if that was asked for.
     pub roofline: Option<(&'a Roofline, &'a [Profiled])>,
 }
@@ -45,13 +54,12 @@ impl Rate {
     /// `steps` a run.
     fn of(row: &Row, steps: usize) -> Self {
         // A clock that did not move is no reason to divide by zero.
-        let mut rates: Vec<f64> = row.seconds.iter().map(|seconds| steps as f64 / seconds.max(1e-9)).collect();
-        rates.sort_by(f64::total_cmp);
+        let rates: Vec<f64> = row.seconds.iter().map(|seconds| steps as f64 / seconds.max(1e-9)).collect();
         let n = rates.len();
         let mean = rates.iter().sum::<f64>() / n as f64;
         let squares = rates.iter().map(|rate| (rate - mean) * (rate - mean)).sum::<f64>();
         let sd = (n > 1).then(|| (squares / (n - 1) as f64).sqrt());
-        Self { mean, sd, median: (rates[(n - 1) / 2] + rates[n / 2]) / 2.0 }
+        Self { mean, sd, median: median(rates) }
     }
 
     /// Tokens a second, then loop-steps a second.
@@ -84,11 +92,7 @@ pub(super) fn write(about: &About, rows: &[Row], format: Format) -> String {
 impl About<'_> {
     /// `q4` or, where matrices differ, `f32+q8`.
     fn dtypes(&self) -> String {
-        self.engine.needs().matrices.keys().map(|dtype| dtype.name()).collect::<Vec<_>>().join("+")
-    }
-
-    fn parameters(&self) -> u64 {
-        self.engine.config().parameters().total
+        self.needs.matrices.keys().map(|dtype| dtype.name()).collect::<Vec<_>>().join("+")
     }
 }
 
@@ -99,14 +103,15 @@ fn markdown(about: &About, rows: &[Row]) -> String {
         table.push(vec![row.test.name(), row.test.loops.to_string(), tokens.to_string(), steps.to_string()]);
     }
     format!(
-        "{}{}: {} parameters in {}, {} on the device  \n{}  \nrefrain {}, {} run{} a row\n\n{}",
+        "{}{}: {} parameters in {}, {} on the device  \n{}  \nrefrain {}{}, {} run{} a row\n\n{}",
         about.name,
         if about.untrained { ", untrained" } else { "" },
-        thousands(about.parameters()),
+        thousands(about.parameters.total),
         about.dtypes(),
-        size(about.engine.needs().total()),
-        about.engine.device().name,
+        size(about.needs.total()),
+        about.device.name,
         env!("CARGO_PKG_VERSION"),
+        COMMIT.map_or(String::new(), |commit| format!(" ({commit})")),
         about.repeat,
         if about.repeat == 1 { "" } else { "s" },
         draw(&table, true)
@@ -123,7 +128,7 @@ fn csv(about: &About, rows: &[Row]) -> String {
     text.push_str("tokens_per_second,sd,median,loop_steps_per_second,loop_steps_sd,loop_steps_median\n");
     for row in rows {
         let (test, [tokens, steps]) = (&row.test, Rate::both(row));
-        let names = [env!("CARGO_PKG_VERSION"), about.name, &about.parameters().to_string(), &about.dtypes(), &about.engine.device().name];
+        let names = [env!("CARGO_PKG_VERSION"), about.name, &about.parameters.total.to_string(), &about.dtypes(), &about.device.name];
         let names: Vec<String> = names.into_iter().map(cell).collect();
         let sd = |rate: &Rate| rate.sd.map_or(String::new(), |sd| format!("{sd:.4}"));
         let rates = [tokens, steps].map(|rate| format!("{:.4},{},{:.4}", rate.mean, sd(&rate), rate.median)).join(",");
@@ -134,13 +139,11 @@ fn csv(about: &About, rows: &[Row]) -> String {
 }
 
 fn json(about: &About, rows: &[Row]) -> Value {
-    let (engine, device) = (about.engine, about.engine.device());
-    let (needs, parameters) = (engine.needs(), engine.config().parameters());
+    let About { device, needs, parameters, .. } = about;
     let adapter = device
         .adapter
         .as_ref()
         .map(|adapter| json!({ "name": adapter.name, "driver": adapter.driver, "api": adapter.api, "kind": adapter.kind.to_string() }));
-    let threads = device.adapter.is_none().then(|| std::thread::available_parallelism().map_or(1, usize::from));
     let rows: Vec<Value> = rows
         .iter()
         .map(|row| {
@@ -158,13 +161,13 @@ fn json(about: &About, rows: &[Row]) -> Value {
         })
         .collect();
     json!({
-        // The commit is known where whoever builds puts it into the environment; a package from a registry has none.
         "version": env!("CARGO_PKG_VERSION"),
-        "commit": option_env!("REFRAIN_COMMIT"),
+        "commit": COMMIT,
+        "interrupted": about.interrupted,
         "model": (!about.untrained).then_some(about.name),
         "config": about.untrained.then_some(about.name),
         "parameters": { "total": parameters.total, "active": parameters.active },
-        "device": { "name": device.name, "adapter": adapter, "threads": threads },
+        "device": { "name": device.name, "adapter": adapter, "threads": device.threads },
         "dtypes": needs.matrices.iter().map(|(dtype, bytes)| (dtype.name().into(), (*bytes).into())).collect::<Map<_, _>>(),
         "memory": {
             "weights_bytes": needs.weights(),

@@ -51,7 +51,7 @@ fn name(what: &str, track: u32, name: &str) -> Value {
     json!({ "ph": "M", "pid": 1, "tid": track, "name": what, "args": { "name": name } })
 }
 
-/// What is known of a dispatch.
+/// What is known of a dispatch: work that is not has no entry.
 fn args(ran: &DispatchTime) -> Value {
     let (load, seconds) = (&ran.load, ran.seconds.max(1e-9));
     let mut args = Map::new();
@@ -59,10 +59,12 @@ fn args(ran: &DispatchTime) -> Value {
     args.insert("weights".into(), load.precision.name().into());
     args.extend(load.rows.map(|rows| ("rows".into(), rows.into())));
     args.insert("workgroups".into(), json!(load.grid));
-    args.insert("bytes".into(), load.bytes.into());
-    args.insert("flops".into(), load.flops.into());
-    args.insert("GB/s".into(), (load.bytes as f64 / seconds / 1e9).into());
-    args.insert("GFLOP/s".into(), (load.flops as f64 / seconds / 1e9).into());
+    for (work, amount, rate) in [(load.bytes, "bytes", "GB/s"), (load.flops, "flops", "GFLOP/s")] {
+        if work > 0 {
+            args.insert(amount.into(), work.into());
+            args.insert(rate.into(), (work as f64 / seconds / 1e9).into());
+        }
+    }
     Value::Object(args)
 }
 

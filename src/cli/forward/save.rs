@@ -1,5 +1,6 @@
 //! Files that are written whole or not at all, and tensors in the safetensors format.
 
+use std::fs::{File, Metadata};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,56 +10,81 @@ use crate::model::files::{Entry, safetensors_header};
 
 /// A file to be written later, tried beforehand.
 pub(in crate::cli) struct Target {
-    /// As the user gave it, for messages.
-    given: String,
-    path: PathBuf,
-    /// A device or a pipe: nothing to rename over, it is written in place.
-    special: bool,
+    /// As the user gave it.
+    given: PathBuf,
+    way: Way,
+}
+
+/// How to write it.
+enum Way {
+    /// A file, made beside this path and renamed to it.
+    Whole(PathBuf),
+    /// A device or a pipe: nothing to rename over, it is written in place, by the name that the user gave (a pipe may have no other).
+    InPlace,
+    /// Where stdout or stderr lead, be it a file: through these, so that what else goes there stays.
+    Open(File),
 }
 
 impl Target {
     /// Checks that the file can be made, so that a long computation is not lost to a wrong path. Leaves nothing behind.
     pub fn new(given: &Path) -> Result<Self> {
         let fail = |source| write_error(given, source);
-        let (path, special) = match std::fs::metadata(given) {
+        let way = match std::fs::metadata(given) {
             Ok(data) if data.is_dir() => return Err(fail(ErrorKind::IsADirectory.into())),
             Ok(data) if data.permissions().readonly() => return Err(fail(ErrorKind::PermissionDenied.into())),
-            // Through a link, what it leads to is replaced.
-            Ok(data) => (std::fs::canonicalize(given).map_err(fail)?, !data.is_file()),
-            Err(error) if error.kind() == ErrorKind::NotFound => (given.to_path_buf(), false),
+            Ok(data) => match standard_stream(&data) {
+                Some(stream) => Way::Open(stream),
+                None if !data.is_file() => Way::InPlace,
+                // Through a link, what it leads to is replaced.
+                None => Way::Whole(std::fs::canonicalize(given).map_err(fail)?),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => Way::Whole(given.to_path_buf()),
             Err(error) => return Err(fail(error)),
         };
-        let target = Self { given: given.display().to_string(), path, special };
-        if !special {
-            Temporary::beside(&target.path).map_err(fail)?;
+        if let Way::Whole(path) = &way {
+            Temporary::beside(path).map_err(fail)?;
         }
-        Ok(target)
+        Ok(Self { given: given.to_path_buf(), way })
     }
 
-    /// Whether it is a device or a pipe, which several may write to.
+    /// Whether it is written in place, so that several may write to it.
     pub fn is_special(&self) -> bool {
-        self.special
+        !matches!(self.way, Way::Whole(_))
     }
 
     /// Writes the file under another name in the same folder and gives it its own name once it is complete.
     pub fn write(&self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-        self.try_write(write).map_err(|source| write_error(Path::new(&self.given), source))
+        self.try_write(write).map_err(|source| write_error(&self.given, source))
     }
 
     fn try_write(&self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> std::io::Result<()> {
-        if self.special {
-            let mut file = BufWriter::new(std::fs::OpenOptions::new().write(true).open(&self.path)?);
-            write(&mut file)?;
-            return file.flush();
-        }
-        let (temporary, file) = Temporary::beside(&self.path)?;
+        let (temporary, file) = match &self.way {
+            Way::Whole(path) => Temporary::beside(path).map(|(temporary, file)| (Some((temporary, path)), file))?,
+            Way::InPlace => (None, File::options().write(true).open(&self.given)?),
+            Way::Open(stream) => (None, stream.try_clone()?),
+        };
         let mut file = BufWriter::new(file);
         write(&mut file)?;
         file.flush()?;
         // Closed first: Windows does not rename an open file.
         drop(file);
-        temporary.rename(&self.path)
+        temporary.map_or(Ok(()), |(temporary, path)| temporary.rename(path))
     }
+}
+
+/// stdout or stderr, if this is what it leads to.
+#[cfg(unix)]
+fn standard_stream(data: &Metadata) -> Option<File> {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+    let same = |file: &File| file.metadata().is_ok_and(|open| (open.dev(), open.ino()) == (data.dev(), data.ino()));
+    let streams = [std::io::stdout().as_fd().try_clone_to_owned(), std::io::stderr().as_fd().try_clone_to_owned()];
+    streams.into_iter().flatten().map(File::from).find(same)
+}
+
+#[cfg(not(unix))]
+fn standard_stream(_: &Metadata) -> Option<File> {
+    None
 }
 
 fn write_error(path: &Path, source: std::io::Error) -> Error {
@@ -70,14 +96,14 @@ struct Temporary(PathBuf);
 
 impl Temporary {
     /// A new file in the folder of `path`.
-    fn beside(path: &Path) -> std::io::Result<(Self, std::fs::File)> {
+    fn beside(path: &Path) -> std::io::Result<(Self, File)> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         if path.file_name().is_none() {
             return Err(ErrorKind::InvalidFilename.into());
         }
         let name = format!(".refrain-{}-{}.part", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = path.with_file_name(name);
-        let file = std::fs::File::create_new(&path)?;
+        let file = File::create_new(&path)?;
         Ok((Self(path), file))
     }
 
