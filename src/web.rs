@@ -207,7 +207,7 @@ fn details(error: &Error) -> Value {
         Error::Tensor { path, tensor, .. } => json!({ "path": path, "tensor": tensor }),
         Error::UnknownWord { word, known } => json!({ "word": word, "known": known }),
         Error::Token { token, vocab_size } => json!({ "token": token, "vocabSize": vocab_size }),
-        Error::Context { asked, limit, .. } | Error::Loops { asked, limit } => json!({ "asked": asked, "limit": limit }),
+        Error::Context { asked, limit, .. } | Error::Loops { asked, limit, .. } => json!({ "asked": asked, "limit": limit }),
         Error::Argument { name, .. } => json!({ "name": name }),
         Error::Memory { needed, available, .. } => json!({ "needed": needed, "available": available }),
         _ => Value::Null,
