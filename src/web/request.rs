@@ -166,7 +166,8 @@ pub(super) fn step(step: &Step) -> Value {
 
 fn trace(trace: &TokenTrace) -> Value {
     let each = |value: &dyn Fn(usize) -> Value| (0..trace.loops.len()).map(value).collect::<Vec<_>>();
-    let pairs = |list: &[(u32, f32)]| (list.iter().map(|(id, _)| *id).collect::<Vec<_>>(), list.iter().map(|(_, x)| *x).collect::<Vec<_>>());
+    let pairs =
+        |list: &[(u32, f32)]| (list.iter().map(|(id, _)| *id).collect::<Vec<_>>(), list.iter().map(|(_, x)| *x).collect::<Vec<_>>());
     json!({
         "haltProbabilities": each(&|t| trace.loops[t].halt_p.into()),
         "weights": each(&|t| trace.loops[t].weight.into()),

@@ -80,21 +80,7 @@ export class Generation implements AsyncIterable<Step> {
 
   /** The output's text, piece by piece; where the model answers in place, its predictions. */
   get text(): ReadableStream<string> {
-    const steps = this[Symbol.asyncIterator]();
-    this.#text ??= new ReadableStream<string>(
-      {
-        pull: async (controller) => {
-          for (;;) {
-            const { done, value } = await steps.next();
-            if (done) return controller.close();
-            const text = this.#terms.inPlace ? value.next.text : value.role === 'output' ? value.text : '';
-            if (text !== '') return controller.enqueue(text);
-          }
-        },
-        cancel: () => void steps.return?.(),
-      },
-      { highWaterMark: 0 },
-    );
+    this.#text ??= this.#stream(this[Symbol.asyncIterator]());
     return this.#text;
   }
 
@@ -132,6 +118,18 @@ export class Generation implements AsyncIterable<Step> {
         return done;
       },
     };
+  }
+
+  #stream(steps: AsyncIterator<Step, undefined>): ReadableStream<string> {
+    const pull = async (controller: ReadableStreamDefaultController<string>) => {
+      for (;;) {
+        const { done, value } = await steps.next();
+        if (done) return controller.close();
+        const text = this.#terms.inPlace ? value.next.text : value.role === 'output' ? value.text : '';
+        if (text !== '') return controller.enqueue(text);
+      }
+    };
+    return new ReadableStream({ pull, cancel: () => void steps.return?.() }, { highWaterMark: 0 });
   }
 
   /** An abort is heard at once, before steps that are there already. */

@@ -1,11 +1,12 @@
 import { RefrainError } from './errors.js';
+import type { WebGpu, WebGpuDevice } from './types.js';
 
 /** The WebGPU that an engine is to take, and the device that it took. */
 export interface GpuChoice {
-  gpu?: GPU;
-  device?: GPUDevice;
-  powerPreference?: GPUPowerPreference;
-  onDevice?: (device: GPUDevice, own: boolean) => void;
+  gpu?: WebGpu;
+  device?: WebGpuDevice;
+  powerPreference?: 'low-power' | 'high-performance';
+  onDevice?: (device: WebGpuDevice, own: boolean) => void;
 }
 
 /** What the engine sees as `navigator.gpu`: it hands out the chosen device, and tells which it was. */
@@ -15,7 +16,7 @@ function shim(choice: GpuChoice): object | undefined {
     const adapter = {
       features: device.features,
       limits: device.limits,
-      info: device.adapterInfo ?? {},
+      info: (device as GPUDevice).adapterInfo ?? {},
       isFallbackAdapter: false,
       requestDevice: async () => {
         onDevice?.(device, false);
@@ -24,7 +25,7 @@ function shim(choice: GpuChoice): object | undefined {
     };
     return { requestAdapter: async () => adapter };
   }
-  const gpu = choice.gpu ?? (globalThis.navigator as Navigator | undefined)?.gpu;
+  const gpu = (choice.gpu as GPU | undefined) ?? (globalThis.navigator as Navigator | undefined)?.gpu;
   if (!gpu) return undefined;
   return {
     wgslLanguageFeatures: gpu.wgslLanguageFeatures,
@@ -89,7 +90,8 @@ export interface Probe {
 }
 
 /** Says what there is, before anything is downloaded. */
-export async function probe(gpu: GPU | undefined = globalThis.navigator?.gpu): Promise<Probe> {
+export async function probe(webGpu?: WebGpu): Promise<Probe> {
+  const gpu = (webGpu as GPU | undefined) ?? (globalThis.navigator as Navigator | undefined)?.gpu;
   const none = (reason: string, hint: string): Probe => ({ ok: false, reason, hint, f16: false, maxBindingBytes: 0 });
   const look = async (): Promise<Probe> => {
     if (typeof isSecureContext !== 'undefined' && !isSecureContext) {

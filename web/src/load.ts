@@ -1,6 +1,6 @@
 import type { ModelSource } from './files/files.js';
 import { checkInline } from './gpu.js';
-import { Model } from './model.js';
+import { checkNumbers, Model } from './model.js';
 import { Remote } from './remote.js';
 import type { LoadOptions, Lost } from './types.js';
 import type { WasmSource } from './wasm.js';
@@ -19,6 +19,7 @@ export interface Entry {
 export async function loadWith(entry: Entry, source: ModelSource, options: LoadOptions): Promise<Model> {
   const { signal, onProgress, worker, cache, integrity, fetch, headers, powerPreference, backend, dtype, contextLength, maxLoops, gpu, device } = options;
   signal?.throwIfAborted();
+  checkNumbers({ ...options });
   const engine = { backend, dtype, contextLength, maxLoops };
   const base = options.base === undefined ? entry.models() : new URL(options.base, globalThis.location?.href).href;
   const hub = options.hub === undefined ? undefined : new URL(options.hub, globalThis.location?.href).href;

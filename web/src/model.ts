@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import { Generation } from './generation.js';
 import { RefrainError } from './errors.js';
 import type { Engine, Request } from './session.js';
@@ -59,6 +60,7 @@ export class Model implements AsyncDisposable {
 
   /** Starts a generation. A mistake in the options throws at once, the rest fails where the steps are read. */
   generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
+    checkNumbers({ ...options });
     const { signal, trace, stop, inPlace, ...rest } = options;
     const stops = stop === undefined ? [] : typeof stop === 'string' ? [stop] : stop;
     const answers = inPlace ?? (this.info.inPlace && options.maxTokens === undefined);
@@ -101,6 +103,7 @@ export class Model implements AsyncDisposable {
 
   /** One pass over tokens with all logits. */
   forward(prompt: Prompt, depth: Depth = {}): Promise<Forward> {
+    checkNumbers({ ...depth });
     return this.#inTurn(undefined, async () => {
       const tokens = typeof prompt === 'string' ? await this.#engine.encode(prompt) : prompt;
       return this.#engine.forward(Array.from(tokens), { ...depth });
@@ -148,6 +151,23 @@ export class Model implements AsyncDisposable {
     const mine = run();
     this.#turn = mine.catch(() => {});
     return mine;
+  }
+}
+
+/** Numbers among the options: whether each must be whole. */
+const NUMBERS: Record<string, boolean> = {
+  maxTokens: true, seed: true, topK: true, loops: true, minLoops: true, contextLength: true, maxLoops: true,
+  temperature: false, topP: false, minP: false,
+};
+
+/** Refuses what JSON would turn into nothing, or the engine into an error in its own words. What is too large, it says itself. */
+export function checkNumbers(options: Record<string, unknown>): void {
+  for (const [name, whole] of Object.entries(NUMBERS)) {
+    const found = options[name];
+    if (found === undefined) continue;
+    if (typeof found !== 'number' || !Number.isFinite(found) || found < 0 || (whole && !Number.isSafeInteger(found))) {
+      throw new RefrainError('argument', `${name}: expected a ${whole ? 'whole ' : ''}number of at least 0, found ${String(found)}`, { details: { name } });
+    }
   }
 }
 

@@ -8,8 +8,8 @@ import { RefrainError } from './errors.js';
 import { openFolder } from './files/disk.js';
 import type { Files, ModelSource } from './files/files.js';
 import { loadHere } from './local.js';
-import { Model } from './model.js';
-import type { LoadOptions, Lost } from './types.js';
+import { checkNumbers, Model } from './model.js';
+import type { LoadOptions, Lost, WebGpu } from './types.js';
 import type { WasmSource } from './wasm.js';
 
 let wasm: WasmSource | undefined;
@@ -24,6 +24,7 @@ export async function load(source: ModelSource, options: LoadOptions = {}): Prom
   const { signal, onProgress, cache, integrity, fetch, headers, powerPreference, backend, dtype, contextLength, maxLoops, device } = options;
   if (options.worker) throw new RefrainError('argument', 'worker: expected false in Node, found true', { hint: 'call load in a worker thread of your own' });
   signal?.throwIfAborted();
+  checkNumbers({ ...options });
   const files = folderOf(source, options.base);
   const gpu = backend === 'cpu' || device ? undefined : (options.gpu ?? (await dawn(backend === 'webgpu')));
   let model: Model | undefined;
@@ -54,17 +55,17 @@ function folderOf(source: ModelSource, base: string | URL | undefined): Files | 
   const name = String(source);
   if (name.startsWith('refrain:')) {
     const models = new URL(base ?? '../models/', import.meta.url);
-    return models.protocol === 'file:' ? openFolder(fileURLToPath(new URL(`${name.slice('refrain:'.length)}/`, models))) : undefined;
+    return models.protocol === 'file:' ? openFolder(fileURLToPath(new URL(`${name.slice('refrain:'.length)}/`, models)), name) : undefined;
   }
   if (name.startsWith('file:')) return openFolder(fileURLToPath(name));
   return /^[a-z][a-z0-9+.-]+:/i.test(name) ? undefined : openFolder(name);
 }
 
 /** WebGPU by the package `webgpu`, if it is installed. */
-async function dawn(asked: boolean): Promise<GPU | undefined> {
+async function dawn(asked: boolean): Promise<WebGpu | undefined> {
   const name = 'webgpu'; // optional: no bundler is to look for it
   try {
-    const { create, globals } = (await import(name)) as { create: (flags: string[]) => GPU; globals: Record<string, unknown> };
+    const { create, globals } = (await import(name)) as { create: (flags: string[]) => WebGpu; globals: Record<string, unknown> };
     // Classes of errors, which the engine compares with. What is there already stays.
     for (const [key, value] of Object.entries(globals)) if (!(key in globalThis)) Object.defineProperty(globalThis, key, { value, configurable: true });
     return create([]);

@@ -13,7 +13,7 @@ export interface Load {
   cache?: 'auto' | 'opfs' | 'none';
   integrity?: Record<string, string>;
   headers?: [string, string][];
-  powerPreference?: GPUPowerPreference;
+  powerPreference?: 'low-power' | 'high-performance';
   engine: EngineOptions;
 }
 

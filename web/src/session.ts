@@ -1,7 +1,7 @@
 import { RefrainError } from './errors.js';
 import { type Files } from './files/files.js';
 import { type GpuChoice, withGpu } from './gpu.js';
-import type { Backend, Dtype, Forward, Info, Lost, Step, Trace } from './types.js';
+import type { Backend, Dtype, Forward, Info, Lost, Step, Trace, WebGpuDevice } from './types.js';
 import { engine, fromWasm } from './wasm.js';
 
 /** How an engine is opened, as it also crosses to a worker. */
@@ -58,7 +58,7 @@ export class Session implements Engine {
   #gpu: GpuChoice;
   #hooks: EngineHooks;
   #model: engine.LoadedModel | undefined;
-  #device: GPUDevice | undefined;
+  #device: WebGpuDevice | undefined;
   #ownDevice = false;
   #disposed = false;
   info!: Info;
@@ -112,7 +112,7 @@ export class Session implements Engine {
     }
   }
 
-  #lose(device: GPUDevice, { reason, message }: { reason?: string; message: string }): void {
+  #lose(device: WebGpuDevice, { reason, message }: { reason?: string; message: string }): void {
     // A device that was given back is no loss.
     if (this.#disposed || device !== this.#device) return;
     this.#device = undefined;
@@ -151,6 +151,7 @@ export class Session implements Engine {
     void cancel.then(() => (cancelled = true));
     // What was lost with a device is computed again, with the same seed, and not told again.
     let told = 0;
+    let barren = 0;
     for (;;) {
       const begun = told;
       let passed = 0;
@@ -169,8 +170,9 @@ export class Session implements Engine {
         if (RefrainError.is(error, 'device_lost')) this.#device = undefined;
         else if (RefrainError.is(error, 'gpu')) await rest();
         const gone = this.info.backend === 'webgpu' && this.#device === undefined;
-        const again = gone && !this.#gpu.device && !this.#disposed && !cancelled && (begun === 0 || told > begun);
-        if (!again) throw error;
+        // A device that is lost again before it got any further will be lost for ever.
+        barren = told > begun ? 0 : barren + 1;
+        if (!gone || this.#gpu.device || this.#disposed || cancelled || barren > 1) throw error;
       }
     }
   }

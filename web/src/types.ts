@@ -29,7 +29,7 @@ export interface LoadOptions {
   base?: string | URL;
   /** The address of the Hub that `hf:owner/repo` is on. */
   hub?: string | URL;
-  powerPreference?: GPUPowerPreference;
+  powerPreference?: 'low-power' | 'high-performance';
   backend?: Backend;
   dtype?: Dtype;
   /** Positions of the cache. Default: the model's `max_seq_len`, at most 4096. */
@@ -37,9 +37,22 @@ export interface LoadOptions {
   /** The most loops that will be asked for: the cache has a slot for each. Default: as the model's folder says. */
   maxLoops?: number;
   /** A WebGPU implementation, where it is not `navigator.gpu`. Needs `worker: false`. */
-  gpu?: GPU;
+  gpu?: WebGpu;
   /** A device of one's own, which stays one's own: only the model's buffers are destroyed. Needs `worker: false`. */
-  device?: GPUDevice;
+  device?: WebGpuDevice;
+}
+
+/** A `GPU`, as far as it is used here: what is declared needs no declarations of WebGPU. */
+export interface WebGpu {
+  requestAdapter(options?: object): Promise<object | null>;
+}
+
+/** A `GPUDevice`, likewise. */
+export interface WebGpuDevice {
+  readonly lost: Promise<{ readonly reason?: string; readonly message: string }>;
+  readonly features: object;
+  readonly limits: object;
+  destroy(): void;
 }
 
 /** Facts of a loaded model. */

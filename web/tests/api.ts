@@ -2,12 +2,12 @@
 import {
   cache, init, load, probe, RefrainError,
   type Choice, type Code, type Forward, type Generation, type GenerateOptions, type Info, type LoadOptions, type Lost, type Model,
-  type ModelSource, type Probe, type Progress, type Prompt, type Result, type Step, type Sweep, type Trace,
+  type ModelSource, type WebGpuDevice, type Probe, type Progress, type Prompt, type Result, type Step, type Sweep, type Trace,
 } from 'refrain';
 import { load as loadInline } from 'refrain/inline';
 import { load as loadInNode } from 'refrain/node';
 
-export async function all(file: File, blob: Blob, stream: ReadableStream<Uint8Array>, device: GPUDevice, signal: AbortSignal): Promise<void> {
+export async function all(file: File, blob: Blob, stream: ReadableStream<Uint8Array>, device: WebGpuDevice, signal: AbortSignal): Promise<void> {
   await init({ wasm: new URL('https://example.org/refrain_bg.wasm') });
   const found: Probe = await probe();
   const options: LoadOptions = {

@@ -359,14 +359,16 @@ describe('loading', () => {
         () => model.generate([999]).result,
         () => model.generate(prompt, { loops: 99 }).result,
         () => model.generate(prompt, { maxTokens: 1e6 }).result,
-        () => model.generate(prompt, { temperature: -1 }).result,
+        async () => model.generate(prompt, { temperature: -1 }).result,
+        async () => model.generate(prompt, { loops: NaN }).result,
+        async () => model.generate(prompt, { maxTokens: 1.5 }).result,
       ]) codes.push((await caught(run())).code);
       await model.dispose();
       codes.push((await caught(model.generate(prompt).result)).code);
       const inline = await caught(refrain.load('refrain:follow', { fetch: () => {} }));
       return [...codes, inline.code];
     }, PROMPT);
-    assert.deepEqual(found, ['unknown_word', 'empty_prompt', 'token', 'loops', 'context', 'argument', 'usage', 'argument']);
+    assert.deepEqual(found, ['unknown_word', 'empty_prompt', 'token', 'loops', 'context', 'argument', 'argument', 'argument', 'usage', 'argument']);
   });
 
   test('the WebAssembly that is not there is told of', async () => {

@@ -64,7 +64,9 @@ impl<'a> File<'a> {
                 open(&folder.join(name))?.map(|(file, length)| Self::new(path, length, Bytes::Disk(Mutex::new(file))))
             }
             Source::Memory { .. } => source.memory(name).map(|bytes| Self::new(path, bytes.len() as u64, Bytes::Memory(bytes))),
-            Source::Reader { files, .. } => files.length(name).map(|length| Self::new(path, length, Bytes::Reader(&**files, name.to_string()))),
+            Source::Reader { files, .. } => {
+                files.length(name).map(|length| Self::new(path, length, Bytes::Reader(&**files, name.to_string())))
+            }
         })
     }
 

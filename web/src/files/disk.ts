@@ -7,8 +7,8 @@ import { RefrainError } from '../errors.js';
 import { checkStart, INDEX, listModel, OpenModel, WEIGHTS, type Entry } from './folder.js';
 import type { Files } from './files.js';
 
-/** Opens the model in a folder, given as a path or a `file:` URL. */
-export function openFolder(path: string | URL): Files {
+/** Opens the model in a folder, given as a path or a `file:` URL. Messages call it by its path where it has no name. */
+export function openFolder(path: string | URL, name?: string): Files {
   const folder = path instanceof URL || path.startsWith('file:') ? fileURLToPath(path) : path;
   if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) {
     const found = existsSync(folder) ? 'something else' : 'nothing';
@@ -27,7 +27,7 @@ export function openFolder(path: string | URL): Files {
     for (const entry of entries.values()) entry.close();
     throw error;
   }
-  return new OpenModel(folder, entries, true);
+  return new OpenModel(name ?? folder, entries, true);
 }
 
 function openFile(path: string): Entry {
