@@ -135,7 +135,15 @@ fn a_generation_carries_its_traces() {
     assert_eq!(steps.iter().map(|step| step.passes.len()).sum::<usize>(), last.loops, "a pass a loop of the deepest token");
     assert_eq!(steps[0].work.passes as usize, last.loops);
     let plain = block_on(model.answer("a >b b >c c >d d >d ?a", Params::default())).unwrap();
-    assert!(plain.iter().all(|step| step.trace.is_none() && step.passes.is_empty()));
+    assert!(plain.iter().all(|step| step.trace.is_none() && step.passes.is_empty() && step.reached.is_empty()));
+    assert_eq!(last.reached, vec![steps.len(); last.loops], "the deepest token came last, and took everybody along");
+    // One that goes less deep puts off what the others have run.
+    let params = Params { trace: detail, max_tokens: Some(1), ..Params::default() };
+    let mut generation = model.generate("a >b b >c c >d d >d ?a", params).unwrap();
+    let next = block_on(generation.next()).unwrap().unwrap();
+    let staircase = (0..last.loops).map(|t| steps.len() + usize::from(t < next.loops)).collect::<Vec<_>>();
+    assert!(next.loops < last.loops && next.debt > 0, "{} loops", next.loops);
+    assert_eq!(next.reached, staircase);
     assert_eq!(plain.last().unwrap().next, last.next);
     assert_eq!(plain.last().unwrap().debt, last.debt);
 }

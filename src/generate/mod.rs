@@ -137,6 +137,9 @@ pub struct Step {
     pub work: Counters,
     /// Rows, each an older token at a loop, that a token which goes to the cap now would have to take along: see [`Ledger::debt`](crate::model::Ledger::debt).
     pub debt: usize,
+    /// With [`Params::trace`]: how many positions, from the first on, have run loop 1, 2, …; the staircase of the cache: see
+    /// [`Ledger`](crate::model::Ledger).
+    pub reached: Vec<usize>,
     /// With [`Params::trace`]: what happened in each loop of the token.
     pub trace: Option<TokenTrace>,
     /// With [`Params::trace`]: the passes since the step before.

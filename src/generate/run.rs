@@ -125,10 +125,10 @@ impl<'a> Run<'a> {
         let (exit, next) = (self.exit(row), self.choice(picked));
         let index = self.sequence.len() - 1;
         let (loops, logprob) = (row.loops, Some(logprob));
-        let debt = self.debt().await?;
+        let (debt, reached) = self.standing().await?;
         let (work, trace, passes) = (self.work(), self.traces.pop_front(), std::mem::take(&mut self.passes));
         let (role, time) = (Role::Output, begun.elapsed());
-        Ok(Some(Step { index, role, token, text, logprob, loops, exit, time, next, work, debt, trace, passes }))
+        Ok(Some(Step { index, role, token, text, logprob, loops, exit, time, next, work, debt, reached, trace, passes }))
     }
 
     /// Runs the prompt; makes its steps if they are wanted.
@@ -143,7 +143,7 @@ impl<'a> Run<'a> {
         if every {
             let time = begun.elapsed() / prompt.len() as u32;
             let mut stream = self.tokenizer.map(TextStream::new);
-            let debt = self.debt().await?;
+            let (debt, reached) = self.standing().await?;
             for (index, (token, row)) in prompt.iter().zip(&output.rows).enumerate() {
                 let prediction = &output.predictions[index];
                 // The last position's prediction is the first output, where there is one.
@@ -160,7 +160,8 @@ impl<'a> Run<'a> {
                 let (loops, exit, next) = (row.loops, self.exit(row), self.choice(best));
                 let (work, trace, passes) = (self.work(), self.traces.pop_front(), std::mem::take(&mut self.passes));
                 let (role, token) = (Role::Prompt, *token);
-                self.ready.push_back(Step { index, role, token, text, logprob, loops, exit, time, next, work, debt, trace, passes });
+                let reached = reached.clone();
+                self.ready.push_back(Step { index, role, token, text, logprob, loops, exit, time, next, work, debt, reached, trace, passes });
             }
         }
         Ok(())
@@ -181,8 +182,11 @@ impl<'a> Run<'a> {
         counters.since(&std::mem::replace(&mut self.counted, counters))
     }
 
-    async fn debt(&mut self) -> Result<usize> {
-        Ok(self.engine.ledger(&self.sequence).await?.debt(self.depth.loops))
+    /// What was put off, and the staircase of the cache where it is wanted.
+    async fn standing(&mut self) -> Result<(usize, Vec<usize>)> {
+        let ledger = self.engine.ledger(&self.sequence).await?;
+        let deepest = if self.detail.is_some() { ledger.deepest() } else { 0 };
+        Ok((ledger.debt(self.depth.loops), (0..deepest).map(|t| ledger.done(t)).collect()))
     }
 
     /// What to read back: the candidates that the sampling needs, or every logit.

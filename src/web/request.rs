@@ -160,6 +160,7 @@ pub(super) fn step(step: &Step) -> Value {
         "ms": step.time.as_secs_f64() * 1e3,
         "next": choice(&step.next),
         "debt": step.debt,
+        "reached": step.reached,
         "trace": step.trace.as_ref().map(trace),
     })
 }

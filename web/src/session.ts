@@ -217,7 +217,7 @@ export class Session implements Engine {
 
 /** A step as the engine tells it, with as much of the trace as was asked for. */
 function readStep(text: string, request: Request): Step {
-  const { trace, ...step } = JSON.parse(text) as Omit<Step, 'trace'> & { trace: RawTrace | null };
+  const { trace, reached, ...step } = JSON.parse(text) as Omit<Step, 'trace'> & { trace: RawTrace | null };
   if (!trace) return step;
   const wanted = request.trace as { halting: boolean; norms: boolean; experts: boolean; lens: number };
   const kept: Trace = { loops: trace.haltProbabilities.length };
@@ -225,7 +225,7 @@ function readStep(text: string, request: Request): Step {
   if (wanted.norms) kept.deltaNorm = trace.deltaNorm;
   if (wanted.experts) kept.experts = trace.experts;
   if (wanted.lens) kept.lens = trace.lens.map(({ ids, probabilities }) => ({ k: ids.length, ids, probs: probabilities }));
-  return { ...step, trace: kept };
+  return { ...step, reached, trace: kept };
 }
 
 interface RawTrace {

@@ -167,6 +167,8 @@ export interface Step {
   next: Choice;
   /** Rows, each an older token at a loop, that a token which went to the cap now would take along. */
   debt: number;
+  /** With a trace: how many positions, from the first on, have run loop 1, 2, …: the staircase of the cache. */
+  reached?: number[];
   trace?: Trace;
 }
 

@@ -112,6 +112,8 @@ describe('numbers', () => {
       assert.equal(list.length, step.loops);
     }
     assert.equal(step.trace.lens[0].ids.length, 3);
+    // The last token is the deepest, and took everybody along.
+    assert.deepEqual(step.reached, Array(step.loops).fill(step.index + 1));
     assert.ok(Math.abs(step.trace.weights.reduce((sum, x) => sum + x) - 1) < 1e-3);
     assert.deepEqual(sweep, [{ depth: 1, correct: false, loops: 1 }, { depth: 8, correct: true, loops: step.loops }]);
     assert.equal(score[0].logprob, null);
