@@ -5,7 +5,7 @@ import { after, before, describe, test } from 'node:test';
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { distance, golden, goldenCase, launch, makeProject, native, serve } from './project.mjs';
+import { distance, golden, goldenCase, launch, makeProject, native, serve, shard } from './project.mjs';
 
 const PROMPT = 'c >c a >b b >c e >e ?a';
 /** A chain that takes more loops than one. */
@@ -303,6 +303,40 @@ describe('loading', () => {
     } finally {
       server.replies.clear();
     }
+  });
+
+  test('shards, picked files and an archive give the same numbers as the folder', async () => {
+    const { tokens, logits, loops } = goldenCase('mla_tiny');
+    shard(join(golden, 'mla_tiny'), join(project, 'shards'));
+    const found = await page.evaluate(async ([tokens, loops]) => {
+      const files = await Promise.all(['config.json', 'model.safetensors'].map(async (name) => {
+        const response = await fetch(`/golden/mla_tiny/${name}`);
+        return new File([await response.arrayBuffer()], name);
+      }));
+      // A tar: a header of 512 bytes with name, size and checksum, the file, zeros up to the next multiple of 512.
+      const blocks = [];
+      for (const file of files) {
+        const header = new Uint8Array(512);
+        const write = (text, at) => header.set(new TextEncoder().encode(text), at);
+        write(`model/${file.name}`, 0);
+        write(file.size.toString(8).padStart(11, '0'), 124);
+        write('0', 156);
+        write('ustar\u000000', 257);
+        write(' '.repeat(8), 148);
+        write(header.reduce((sum, byte) => sum + byte).toString(8).padStart(6, '0') + '\u0000 ', 148);
+        blocks.push(header, file, new Uint8Array(-file.size & 511));
+      }
+      const archive = new Blob([...blocks, new Uint8Array(1024)]);
+      const packed = archive.stream().pipeThrough(new CompressionStream('gzip'));
+      const results = [];
+      for (const source of ['/app/shards/', files, archive, packed]) {
+        const model = await refrain.load(source, { backend: 'cpu', cache: 'none' });
+        results.push([...(await model.forward(tokens, { loops })).logits]);
+        await model.dispose();
+      }
+      return results;
+    }, [tokens, loops]);
+    for (const result of found) assert.ok(distance(logits, result) < 5e-4);
   });
 
   for (const worker of [true, false]) {

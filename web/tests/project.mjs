@@ -80,6 +80,31 @@ export function goldenCase(name) {
   };
 }
 
+/** The weights of a folder in two shards with their index, beside its config: a folder of its own. */
+export function shard(folder, out) {
+  const file = readFileSync(join(folder, 'model.safetensors'));
+  const length = Number(file.readBigUInt64LE(0));
+  const tensors = Object.entries(JSON.parse(file.subarray(8, 8 + length).toString())).filter(([name]) => name !== '__metadata__');
+  const weight_map = {};
+  mkdirSync(out, { recursive: true });
+  for (const part of [0, 1]) {
+    const name = `model-0000${part + 1}-of-00002.safetensors`;
+    const header = {}, bytes = [];
+    let at = 0;
+    for (const [tensor, { dtype, shape, data_offsets: [first, end] }] of tensors.filter((_, i) => i % 2 === part)) {
+      header[tensor] = { dtype, shape, data_offsets: [at, (at += end - first)] };
+      bytes.push(file.subarray(8 + length + first, 8 + length + end));
+      weight_map[tensor] = name;
+    }
+    const json = Buffer.from(JSON.stringify(header));
+    const size = Buffer.alloc(8);
+    size.writeBigUInt64LE(BigInt(json.length));
+    writeFileSync(join(out, name), Buffer.concat([size, json, ...bytes]));
+  }
+  writeFileSync(join(out, 'model.safetensors.index.json'), JSON.stringify({ weight_map }));
+  writeFileSync(join(out, 'config.json'), readFileSync(join(folder, 'config.json')));
+}
+
 /** The largest difference of logits, as a share of the largest of them. */
 export function distance(expected, found) {
   if (expected.length !== found.length) throw new Error(`${found.length} logits, expected ${expected.length}`);
