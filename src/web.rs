@@ -195,8 +195,26 @@ impl Drop for Lent<'_> {
 
 /// An error as JavaScript gets it: a plain object, since no class of its own outlives the way from a worker.
 fn thrown(error: Error) -> JsValue {
-    let object = json!({ "code": error.code(), "message": error.to_string(), "hint": error.hint(), "details": details(&error) });
+    let hint = match &error {
+        Error::NoAdapter { .. } => Some("probe() says what there is; backend: 'cpu' works everywhere".to_string()),
+        Error::Gpu { .. } => Some("update the graphics driver, or load with backend: 'cpu'".to_string()),
+        Error::Mismatch { .. } | Error::WrongAnswer { .. } => Some("please report it with what probe() says".to_string()),
+        other => other.hint(),
+    };
+    let object = json!({
+        "code": error.code(),
+        "message": spelt(&error.to_string()),
+        "hint": hint.as_deref().map(spelt),
+        "details": details(&error),
+    });
     JSON::parse(&object.to_string()).unwrap_or_else(|fault| fault)
+}
+
+/// A text of the crate with options as JavaScript spells them.
+fn spelt(text: &str) -> String {
+    let names = [("--ctx-size", "contextLength"), ("--loops", "loops"), ("min-loops", "minLoops"), ("--dtype", "dtype")];
+    let samplings = [("top_k", "topK"), ("top_p", "topP"), ("min_p", "minP")];
+    names.into_iter().chain(samplings).fold(text.to_string(), |text, (crates, ours)| text.replace(crates, ours))
 }
 
 /// Facts for programs.

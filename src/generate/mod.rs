@@ -101,6 +101,19 @@ pub enum Halt {
     Fixed,
 }
 
+/// What ended a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The token that would come next ends the output.
+    End,
+    /// A stop text.
+    Stop,
+    /// As many tokens as were asked for, or as there was room for.
+    Length,
+    /// Every token of the prompt has its answer.
+    InPlace,
+}
+
 /// A token with its text and log-probability (natural).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
@@ -133,6 +146,9 @@ pub struct Step {
     pub time: Duration,
     /// The prediction made at this position: picked by the sampling for outputs, the most likely token within the prompt.
     pub next: Choice,
+    /// Of the last step: what ended the generation. A generation that has nothing to say, since its first token would end it, has no output
+    /// to tell by.
+    pub finish: Option<Finish>,
     /// What the device did since the step before. A prompt's steps come together: the first of them, or of the output, has it all.
     pub work: Counters,
     /// Rows, each an older token at a loop, that a token which goes to the cap now would have to take along: see [`Ledger::debt`](crate::model::Ledger::debt).

@@ -7,7 +7,7 @@ use web_time::Instant;
 use crate::backend::Counters;
 use crate::error::Result;
 use crate::generate::stop::Stop;
-use crate::generate::{Choice, Halt, Params, Role, Step};
+use crate::generate::{Choice, Finish, Halt, Params, Role, Step};
 use crate::model::defaults::Exit;
 use crate::model::{Depth, Detail, Engine, Feed, Logits, Output, PassTrace, Prediction, RowOutput, Sequence, TokenTrace};
 use crate::sampler::{self, Candidates, Sampler, Sampling};
@@ -122,13 +122,19 @@ impl<'a> Run<'a> {
         } else if self.left == 0 {
             text.push_str(&self.last_text()?);
         }
+        let finish = match (stopped, self.eos.contains(&picked.0), self.left) {
+            (true, ..) => Some(Finish::Stop),
+            (_, true, _) => Some(Finish::End),
+            (.., 0) => Some(Finish::Length),
+            _ => None,
+        };
         let (exit, next) = (self.exit(row), self.choice(picked));
         let index = self.sequence.len() - 1;
         let (loops, logprob) = (row.loops, Some(logprob));
         let (debt, reached) = self.standing().await?;
         let (work, trace, passes) = (self.work(), self.traces.pop_front(), std::mem::take(&mut self.passes));
         let (role, time) = (Role::Output, begun.elapsed());
-        Ok(Some(Step { index, role, token, text, logprob, loops, exit, time, next, work, debt, reached, trace, passes }))
+        Ok(Some(Step { index, role, token, text, logprob, loops, exit, time, next, finish, work, debt, reached, trace, passes }))
     }
 
     /// Runs the prompt; makes its steps if they are wanted.
@@ -160,8 +166,10 @@ impl<'a> Run<'a> {
                 let (loops, exit, next) = (row.loops, self.exit(row), self.choice(best));
                 let (work, trace, passes) = (self.work(), self.traces.pop_front(), std::mem::take(&mut self.passes));
                 let (role, token) = (Role::Prompt, *token);
+                let finish = (self.in_place && index + 1 == prompt.len()).then_some(Finish::InPlace);
                 let reached = reached.clone();
-                self.ready.push_back(Step { index, role, token, text, logprob, loops, exit, time, next, work, debt, reached, trace, passes });
+                let step = Step { index, role, token, text, logprob, loops, exit, time, next, finish, work, debt, reached, trace, passes };
+                self.ready.push_back(step);
             }
         }
         Ok(())

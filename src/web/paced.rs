@@ -1,6 +1,7 @@
 //! Futures that leave the event loop time. The engine gives the thread away after every pass; in JavaScript a task that wakes itself at once
 //! would run before any message, timer or click.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,7 +14,12 @@ use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::JsFuture;
 use web_time::Instant;
 
-/// How long a future may go on before others come to their turn.
+thread_local! {
+    /// When the event loop last came to its turn: many short calls must leave it time as one long one does.
+    static RESTED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// How long the engine may go on before others come to their turn.
 const TURN: Duration = Duration::from_millis(8);
 
 /// Wakes the task, and remembers it.
@@ -36,7 +42,6 @@ impl Wake for Flag {
 /// Runs a future; where it gives the thread away and has had its [`TURN`], waits for the promise that `rest` gives.
 pub(super) async fn paced<T>(future: impl Future<Output = T>, rest: &Function) -> T {
     let mut future = pin!(future);
-    let mut begun = Instant::now();
     loop {
         let polled = std::future::poll_fn(|context| {
             let flag = Arc::new(Flag { task: context.waker().clone(), woken: AtomicBool::new(false) });
@@ -49,10 +54,10 @@ pub(super) async fn paced<T>(future: impl Future<Output = T>, rest: &Function) -
         if let Some(output) = polled.await {
             return output;
         }
-        if begun.elapsed() >= TURN {
+        if RESTED.get().is_none_or(|rested| rested.elapsed() >= TURN) {
             let turn = rest.call0(&JsValue::NULL).unwrap_or(JsValue::UNDEFINED);
             let _ = JsFuture::from(Promise::resolve(&turn)).await;
-            begun = Instant::now();
+            RESTED.set(Some(Instant::now()));
         }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::backend::{DeviceChoice, DeviceOptions};
 use crate::error::{Error, Result};
-use crate::generate::{Choice, Halt, Model, Params, Prompt, Role, Step};
+use crate::generate::{Choice, Finish, Halt, Model, Params, Prompt, Role, Step};
 use crate::model::defaults::Exit;
 use crate::model::{Depth, Detail, Options, TokenTrace};
 use crate::sampler::Sampling;
@@ -159,6 +159,7 @@ pub(super) fn step(step: &Step) -> Value {
         "exit": match step.exit { Halt::Halted => "halted", Halt::Max => "max", Halt::Fixed => "fixed" },
         "ms": step.time.as_secs_f64() * 1e3,
         "next": choice(&step.next),
+        "finish": step.finish.map(|finish| match finish { Finish::End => "end", Finish::Stop => "stop", Finish::Length => "length", Finish::InPlace => "in-place" }),
         "debt": step.debt,
         "reached": step.reached,
         "trace": step.trace.as_ref().map(trace),

@@ -1,4 +1,4 @@
-import type { Info, Result, Step } from './types.js';
+import type { Result, Step } from './types.js';
 
 /** Runs a generation: hands over steps until told to stop, or until `cancel` is kept. */
 export type Run = (step: (step: Step) => Promise<boolean>, cancel: Promise<unknown>) => Promise<void>;
@@ -7,9 +7,7 @@ export type Run = (step: (step: Step) => Promise<boolean>, cancel: Promise<unkno
 export interface Terms {
   inPlace: boolean;
   maxTokens: number | undefined;
-  stop: string[];
   signal: AbortSignal | undefined;
-  info: Info;
 }
 
 /**
@@ -78,7 +76,7 @@ export class Generation implements AsyncIterable<Step> {
     return this.#result;
   }
 
-  /** The output's text, piece by piece; where the model answers in place, its predictions. */
+  /** The output's text, piece by piece; where the model answers in place, its last prediction. */
   get text(): ReadableStream<string> {
     this.#text ??= this.#stream(this[Symbol.asyncIterator]());
     return this.#text;
@@ -125,7 +123,8 @@ export class Generation implements AsyncIterable<Step> {
       for (;;) {
         const { done, value } = await steps.next();
         if (done) return controller.close();
-        const text = this.#terms.inPlace ? value.next.text : value.role === 'output' ? value.text : '';
+        const answer = value.finish === 'in-place' ? value.next.text : '';
+        const text = value.role === 'output' ? value.text : answer;
         if (text !== '') return controller.enqueue(text);
       }
     };
@@ -166,22 +165,16 @@ export class Generation implements AsyncIterable<Step> {
   }
 
   #summary(): Result {
-    const { inPlace, maxTokens, info } = this.#terms;
+    const { inPlace, maxTokens } = this.#terms;
     const outputs = this.#steps.filter((step) => step.role === 'output');
     const last = this.#steps.at(-1);
-    const ends = last !== undefined && info.endTokens.includes(last.next.token);
-    const reason = (): Result['reason'] => {
-      if (this.#stopped) return 'stopped';
-      if (inPlace) return 'in-place';
-      if (ends) return 'end';
-      const full = outputs.length === maxTokens || (last?.index ?? 0) + 1 >= info.contextLength;
-      return full || this.#terms.stop.length === 0 ? 'length' : 'stop';
-    };
+    // Where the first token would end the output there is no step to tell it.
+    const finish = last?.finish ?? (this.#stopped ? 'stopped' : maxTokens === 0 ? 'length' : 'end');
     return {
       text: inPlace ? (last?.next.text ?? '') : outputs.map((step) => step.text).join(''),
       tokens: outputs.map((step) => step.token),
       steps: this.#steps,
-      reason: reason(),
+      reason: finish,
       loops: this.#steps.reduce((sum, step) => sum + step.loops, 0),
       ms: this.#ms,
     };

@@ -10,7 +10,7 @@ export interface GpuChoice {
 }
 
 /** What the engine sees as `navigator.gpu`: it hands out the chosen device, and tells which it was. */
-function shim(choice: GpuChoice): object | undefined {
+function shim(choice: GpuChoice, found: () => void): object | undefined {
   const { device, powerPreference, onDevice } = choice;
   if (device) {
     const adapter = {
@@ -23,7 +23,12 @@ function shim(choice: GpuChoice): object | undefined {
         return device;
       },
     };
-    return { requestAdapter: async () => adapter };
+    return {
+      requestAdapter: async () => {
+        found();
+        return adapter;
+      },
+    };
   }
   const gpu = (choice.gpu as GPU | undefined) ?? (globalThis.navigator as Navigator | undefined)?.gpu;
   if (!gpu) return undefined;
@@ -31,6 +36,7 @@ function shim(choice: GpuChoice): object | undefined {
     wgslLanguageFeatures: gpu.wgslLanguageFeatures,
     getPreferredCanvasFormat: () => gpu.getPreferredCanvasFormat(),
     requestAdapter: async (options: GPURequestAdapterOptions) => {
+      found();
       const adapter = await gpu.requestAdapter(powerPreference ? { ...options, powerPreference } : options);
       if (!adapter) return null;
       const request = adapter.requestDevice.bind(adapter);
@@ -50,13 +56,14 @@ function shim(choice: GpuChoice): object | undefined {
 let turn: Promise<unknown> = Promise.resolve();
 
 /**
- * Runs `open` while the global `navigator.gpu` is the chosen WebGPU: wgpu looks for it there and nowhere else. Outside of pages and
- * workers (Node) it also wants to see a global of theirs. All is as before when `open` has ended.
+ * Runs `open` with the chosen WebGPU as the global `navigator.gpu`: wgpu looks for it there and nowhere else. Outside of pages and workers
+ * (Node) it also wants to see a global of theirs. All is as before once it has found it, so that nobody else does.
  */
 export function withGpu<T>(choice: GpuChoice, open: () => Promise<T>): Promise<T> {
   const run = async () => {
-    const gpu = shim(choice);
     const undo: (() => void)[] = [];
+    const restore = () => undo.splice(0).reverse().forEach((step) => step());
+    const gpu = shim(choice, restore);
     const define = (object: object, name: string, value: unknown) => {
       const before = Object.getOwnPropertyDescriptor(object, name);
       Object.defineProperty(object, name, { configurable: true, value });
@@ -68,7 +75,7 @@ export function withGpu<T>(choice: GpuChoice, open: () => Promise<T>): Promise<T
       else define(navigator, 'gpu', gpu);
       return await open();
     } finally {
-      undo.reverse().forEach((step) => step());
+      restore();
     }
   };
   const mine = turn.then(run, run);
@@ -112,6 +119,15 @@ export async function probe(webGpu?: WebGpu): Promise<Probe> {
   const estimate = await globalThis.navigator?.storage?.estimate?.().catch(() => undefined);
   if (estimate?.quota !== undefined) found.storage = { quota: estimate.quota, usage: estimate.usage ?? 0 };
   return found;
+}
+
+/** Refuses what is no WebGPU, before wgpu stumbles over it. */
+export function checkGpu({ gpu, device }: { gpu?: unknown; device?: unknown }): void {
+  const has = (object: unknown, name: string) => typeof (object as Record<string, unknown> | null)?.[name] === 'function';
+  if (gpu !== undefined && !has(gpu, 'requestAdapter')) throw new RefrainError('argument', `gpu: expected a GPU, found ${String(gpu)}`);
+  if (device !== undefined && !['createBuffer', 'createShaderModule', 'destroy'].every((name) => has(device, name))) {
+    throw new RefrainError('argument', `device: expected a GPUDevice, found ${String(device)}`);
+  }
 }
 
 /** Refuses what only works without a worker. */

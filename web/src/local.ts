@@ -31,13 +31,37 @@ function meter(onProgress: ((progress: Progress) => void) | undefined) {
   const begun = performance.now();
   let fraction = 0;
   return (phase: keyof typeof SHARES, loaded: number, total: number, of?: { file: string; fromCache: boolean }) => {
-    const [first, last] = SHARES[phase];
+    const last = SHARES[phase][1];
+    // Where nothing is downloaded, what comes next begins at 0.
+    const first = Math.min(SHARES[phase][0], fraction);
     fraction = Math.max(fraction, first + (last - first) * (total > 0 ? Math.min(1, loaded / total) : 0));
     onProgress?.({ phase, fraction, loaded, total, elapsedMs: performance.now() - begun, ...of } as Progress);
   };
 }
 
-/** Loads a model into this thread. An abort is heard while files come, and after each step that follows. */
+/** What becomes of a session that nobody waits for any more: it is disposed of once it is there. */
+async function unlessAborted(opening: Promise<Session>, files: Files, signal: AbortSignal | undefined): Promise<Session> {
+  if (!signal) return opening;
+  let abort!: () => void;
+  const aborted = new Promise<never>((_, reject) => {
+    abort = () => reject(signal.reason);
+    signal.addEventListener('abort', abort, { once: true });
+    if (signal.aborted) abort();
+  });
+  try {
+    return await Promise.race([opening, aborted]);
+  } catch (error) {
+    void opening.then(
+      (session) => session.dispose(),
+      () => files.close(),
+    );
+    throw error;
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}
+
+/** Loads a model into this thread. An abort is heard wherever the thread is given away: while files come and while a GPU compiles. */
 export async function loadHere(loading: Loading): Promise<Session> {
   const { source, wasm, base, hub, cache, integrity, headers, fetch, signal, onLost } = loading;
   signal?.throwIfAborted();
@@ -59,15 +83,13 @@ export async function loadHere(loading: Loading): Promise<Session> {
     }));
   const hooks: EngineHooks = { onProgress: tell, onLost };
   try {
-    const session = await Session.open(files, loading.engine, loading.gpu, hooks);
-    if (signal?.aborted) {
-      await session.dispose();
-      throw signal.reason;
-    }
+    const opening = Session.open(files, loading.engine, loading.gpu, hooks);
+    const session = await unlessAborted(opening, files, signal);
     tell('ready', 1, 1);
     return session;
   } catch (error) {
-    files.close();
+    // After an abort they are read until the session is there, and closed with it.
+    if (!signal?.aborted) files.close();
     throw error;
   }
 }

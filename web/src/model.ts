@@ -63,9 +63,11 @@ export class Model implements AsyncDisposable {
     checkNumbers({ ...options });
     const { signal, trace, stop, inPlace, ...rest } = options;
     const stops = stop === undefined ? [] : typeof stop === 'string' ? [stop] : stop;
+    checkThat(Array.isArray(stops) && stops.every((text) => typeof text === 'string'), 'stop', 'a text or several', stop);
+    checkThat(signal === undefined || typeof signal?.addEventListener === 'function', 'signal', 'an AbortSignal', signal);
     const answers = inPlace ?? (this.info.inPlace && options.maxTokens === undefined);
     const request: Request = { ...rest, ...asRequest(prompt), stop: stops, inPlace: answers, trace: traced(trace) };
-    const terms = { inPlace: answers, maxTokens: options.maxTokens, stop: stops, signal, info: this.info };
+    const terms = { inPlace: answers, maxTokens: options.maxTokens, signal };
     const generation: Generation = new Generation(
       (step, cancel) =>
         this.#inTurn(cancel, async () => {
@@ -85,6 +87,7 @@ export class Model implements AsyncDisposable {
 
   /** Runs a prompt at several depths, one after the other. The runs are real: what a lens shows at a loop is not what a model limited to it would say. */
   async *sweep(prompt: Prompt, { depths, expect, ...options }: SweepOptions): AsyncGenerator<Sweep, void, undefined> {
+    checkThat(Array.isArray(depths), 'depths', 'numbers of loops', depths);
     for (const depth of depths) {
       const generation = this.generate(prompt, { ...options, loops: depth });
       try {
@@ -104,20 +107,22 @@ export class Model implements AsyncDisposable {
   /** One pass over tokens with all logits. */
   forward(prompt: Prompt, depth: Depth = {}): Promise<Forward> {
     checkNumbers({ ...depth });
-    return this.#inTurn(undefined, async () => {
-      const tokens = typeof prompt === 'string' ? await this.#engine.encode(prompt) : prompt;
-      return this.#engine.forward(Array.from(tokens), { ...depth });
-    });
+    const { text, tokens = [] } = asRequest(prompt);
+    return this.#inTurn(undefined, async () =>
+      this.#engine.forward(text === undefined ? tokens : Array.from(await this.#engine.encode(text)), { ...depth }),
+    );
   }
 
   /** The tokens of a text. */
   encode(text: string): Promise<Uint32Array> {
-    return this.#inTurn(undefined, () => this.#engine.encode(text));
+    const { text: asked = '' } = asRequest(String(text));
+    return this.#inTurn(undefined, () => this.#engine.encode(asked));
   }
 
   /** The text of tokens. */
   decode(tokens: ArrayLike<number>): Promise<string> {
-    return this.#inTurn(undefined, () => this.#engine.decode(Array.from(tokens)));
+    const { tokens: asked = [] } = asRequest(tokens);
+    return this.#inTurn(undefined, () => this.#engine.decode(asked));
   }
 
   /** Ends what is under way, and frees the device's memory. Nothing can be asked for afterwards. */
@@ -171,12 +176,26 @@ export function checkNumbers(options: Record<string, unknown>): void {
   }
 }
 
+/** A copy: what the caller does with its own meanwhile does not matter. Half characters become U+FFFD, as everywhere where text becomes bytes. */
 function asRequest(prompt: Prompt): { text?: string; tokens?: number[] } {
-  return typeof prompt === 'string' ? { text: prompt } : { tokens: Array.from(prompt) };
+  if (typeof prompt === 'string') return { text: new TextDecoder('utf-8', { ignoreBOM: true }).decode(new TextEncoder().encode(prompt)) };
+  const isList = typeof prompt === 'object' && prompt !== null && typeof prompt.length === 'number';
+  checkThat(isList && prompt.length < 1 << 24, 'prompt', 'a text or token ids', prompt);
+  const tokens = Array.from(prompt);
+  const bad = tokens.find((token) => !Number.isInteger(token) || token < 0 || token >= 2 ** 32);
+  checkThat(bad === undefined, 'prompt', 'token ids, whole numbers of at least 0', bad);
+  return { tokens };
+}
+
+function checkThat(holds: boolean, name: string, expected: string, found: unknown): void {
+  if (holds) return;
+  const shown = typeof found === 'object' && found !== null ? (found.constructor?.name ?? 'an object') : JSON.stringify(found) ?? String(found);
+  throw new RefrainError('argument', `${name}: expected ${expected}, found ${shown}`, { details: { name } });
 }
 
 function traced(trace: GenerateOptions['trace']): unknown {
   if (!trace) return undefined;
+  checkThat(trace === 'loops' || typeof trace === 'object', 'trace', "false, 'loops' or {halting, norms, experts, lens}", trace);
   if (trace === 'loops') return { halting: true, norms: true, experts: false, lens: 0 };
   const { halting = true, norms = true, experts = false, lens = 0 } = trace;
   return { halting, norms, experts, lens };

@@ -8,6 +8,8 @@ import { RefrainError } from './errors.js';
 import { openFolder } from './files/disk.js';
 import type { Files, ModelSource } from './files/files.js';
 import { loadHere } from './local.js';
+import { checkGpu } from './gpu.js';
+import { guarded } from './load.js';
 import { checkNumbers, Model } from './model.js';
 import type { LoadOptions, Lost, WebGpu } from './types.js';
 import type { WasmSource } from './wasm.js';
@@ -25,6 +27,7 @@ export async function load(source: ModelSource, options: LoadOptions = {}): Prom
   if (options.worker) throw new RefrainError('argument', 'worker: expected false in Node, found true', { hint: 'call load in a worker thread of your own' });
   signal?.throwIfAborted();
   checkNumbers({ ...options });
+  checkGpu(options);
   const files = folderOf(source, options.base);
   const gpu = backend === 'cpu' || device ? undefined : (options.gpu ?? (await dawn(backend === 'webgpu')));
   let model: Model | undefined;
@@ -41,10 +44,12 @@ export async function load(source: ModelSource, options: LoadOptions = {}): Prom
     signal,
     engine: { backend: gpu || device ? backend : 'cpu', dtype, contextLength, maxLoops },
     gpu: { gpu, device, powerPreference },
-    onProgress,
+    onProgress: guarded(onProgress),
     onLost: (lost: Lost) => model?.lose(lost),
   });
-  if (!gpu && !device && backend !== 'cpu') session.info.backendNote = 'the package webgpu is not installed: the model runs on the CPU';
+  if (!gpu && !device && backend !== 'cpu') {
+    session.info = { ...session.info, backendNote: 'the package webgpu is not installed: the model runs on the CPU' };
+  }
   model = new Model(session);
   return model;
 }
@@ -54,8 +59,12 @@ function folderOf(source: ModelSource, base: string | URL | undefined): Files | 
   if (typeof source !== 'string' && !(source instanceof URL)) return undefined;
   const name = String(source);
   if (name.startsWith('refrain:')) {
+    const model = name.slice('refrain:'.length);
+    if (!/^[a-z0-9][a-z0-9._-]*$/i.test(model)) {
+      throw new RefrainError('argument', `the model: expected refrain:NAME, found ${name}`, { hint: 'the shipped ones are follow, cups and add' });
+    }
     const models = new URL(base ?? '../models/', import.meta.url);
-    return models.protocol === 'file:' ? openFolder(fileURLToPath(new URL(`${name.slice('refrain:'.length)}/`, models)), name) : undefined;
+    return models.protocol === 'file:' ? openFolder(fileURLToPath(new URL(`${model}/`, models)), name) : undefined;
   }
   if (name.startsWith('file:')) return openFolder(fileURLToPath(name));
   return /^[a-z][a-z0-9+.-]+:/i.test(name) ? undefined : openFolder(name);

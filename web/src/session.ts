@@ -60,6 +60,8 @@ export class Session implements Engine {
   #model: engine.LoadedModel | undefined;
   #device: WebGpuDevice | undefined;
   #ownDevice = false;
+  /** Kept when the device of the last opening is lost. */
+  #gone: Promise<unknown> = new Promise(() => {});
   #disposed = false;
   info!: Info;
 
@@ -83,7 +85,7 @@ export class Session implements Engine {
       ...this.#gpu,
       onDevice: (device, own) => {
         [this.#device, this.#ownDevice] = [device, own];
-        void device.lost.then((lost) => this.#lose(device, lost));
+        this.#gone = device.lost.then((lost) => this.#lose(device, lost));
       },
     };
     const wanted = this.#gpu.device && backend !== 'cpu' ? 'webgpu' : (backend ?? 'auto');
@@ -94,13 +96,23 @@ export class Session implements Engine {
       this.#model = await (wanted === 'cpu' ? open() : withGpu(choice, open));
       const info = JSON.parse(this.#model.info()) as Info;
       const { storage, note: storageNote, fromCache } = this.#files;
-      this.info = { ...info, storage, storageNote, fromCache };
+      const backendNote = info.backend === 'cpu' && wanted === 'auto' ? 'no hardware GPU to be had: the model runs on the CPU' : undefined;
+      this.info = frozen({ ...info, storage, storageNote, fromCache, backendNote });
       if (info.backend === 'webgpu') await this.#warmUp();
-      else if (wanted === 'auto') this.info.backendNote = 'no hardware GPU to be had: the model runs on the CPU';
     } catch (error) {
+      const lost = await this.#isLoss(error);
       this.#close();
-      throw fromWasm(error);
+      throw lost ? lostError(error) : fromWasm(error);
     }
+  }
+
+  /** Whether an error came of a lost device. The engine may notice before the device's own promise tells. */
+  async #isLoss(thrown: unknown): Promise<boolean> {
+    const error = fromWasm(thrown);
+    if (RefrainError.is(error, 'device_lost')) return true;
+    if (!RefrainError.is(error, 'gpu')) return false;
+    const late = new Promise<false>((resolve) => setTimeout(resolve, 500, false));
+    return Promise.race([this.#gone.then(() => true), late]);
   }
 
   /** Compiles what prompts and single tokens need, so that the first answer does not wait for it. */
@@ -135,14 +147,44 @@ export class Session implements Engine {
     if (this.#disposed) throw new RefrainError('usage', 'this model was disposed of: load it again');
     const lost = this.info.backend === 'webgpu' && this.#device === undefined;
     if (lost && this.#gpu.device) {
-      throw new RefrainError('device_lost', 'the GPU device was lost', { hint: 'load the model on another device' });
+      throw lostError();
     }
     if (lost || this.#model === undefined) {
       this.#close();
-      await this.#open();
+      await this.#reopen();
     }
     if (this.#model === undefined) throw new RefrainError('usage', 'this model was disposed of: load it again');
     return this.#model;
+  }
+
+  /** After a loss the adapter itself may be away for a while. */
+  async #reopen(): Promise<void> {
+    for (let wait = 100; ; wait *= 2) {
+      try {
+        return await this.#open();
+      } catch (error) {
+        if (wait > 2000 || this.#disposed || !RefrainError.is(error, 'no_adapter')) throw error;
+        await new Promise((resolve) => setTimeout(resolve, wait));
+      }
+    }
+  }
+
+  /** Runs `work`, and again on a new device where the one that it had is lost: `progress` says how far it came, and it must come further. */
+  async #onModel<T>(work: (model: engine.LoadedModel) => T | Promise<T>, progress: () => number, goOn: () => boolean): Promise<T> {
+    let barren = 0;
+    for (;;) {
+      const begun = progress();
+      try {
+        return await work(await this.#ready());
+      } catch (thrown) {
+        const error = fromWasm(thrown);
+        const lost = await this.#isLoss(thrown);
+        // A device that is lost again before it got any further will be lost for ever.
+        barren = progress() > begun ? 0 : barren + 1;
+        if (lost) this.#device = undefined;
+        if (!lost || this.#gpu.device || this.#disposed || !goOn() || barren > 1) throw lost ? lostError(error) : error;
+      }
+    }
   }
 
   async generate(request: Request, step: (step: Step) => boolean | Promise<boolean>, cancel: Promise<unknown>): Promise<void> {
@@ -151,60 +193,36 @@ export class Session implements Engine {
     void cancel.then(() => (cancelled = true));
     // What was lost with a device is computed again, with the same seed, and not told again.
     let told = 0;
-    let barren = 0;
-    for (;;) {
-      const begun = told;
+    const run = (model: engine.LoadedModel) => {
       let passed = 0;
-      try {
-        const model = await this.#ready();
-        const tell = async (text: string) => {
-          passed += 1;
-          if (passed <= told) return true;
-          told = passed;
-          return step(readStep(text, request));
-        };
-        return await model.generate(json, tell, cancel);
-      } catch (thrown) {
-        const error = fromWasm(thrown);
-        // The engine may notice before the device's own promise tells.
-        if (RefrainError.is(error, 'device_lost')) this.#device = undefined;
-        else if (RefrainError.is(error, 'gpu')) await rest();
-        const gone = this.info.backend === 'webgpu' && this.#device === undefined;
-        // A device that is lost again before it got any further will be lost for ever.
-        barren = told > begun ? 0 : barren + 1;
-        if (!gone || this.#gpu.device || this.#disposed || cancelled || barren > 1) throw error;
-      }
-    }
+      const tell = async (text: string) => {
+        passed += 1;
+        if (passed <= told) return true;
+        told = passed;
+        return step(readStep(text, request));
+      };
+      return model.generate(json, tell, cancel);
+    };
+    await this.#onModel(run, () => told, () => !cancelled);
   }
 
   async forward(tokens: number[], request: Request): Promise<Forward> {
-    const model = await this.#ready();
-    try {
-      const output = await model.forward(Uint32Array.from(tokens), JSON.stringify(request));
+    const json = JSON.stringify(request);
+    const run = async (model: engine.LoadedModel) => {
+      const output = await model.forward(Uint32Array.from(tokens), json);
       const { logits, loops, halted } = output;
       output.free();
       return { logits, loops, halted: Array.from(halted, (one) => one === 1) };
-    } catch (error) {
-      throw fromWasm(error);
-    }
+    };
+    return this.#onModel(run, () => 0, () => true);
   }
 
   async encode(text: string): Promise<Uint32Array> {
-    const model = await this.#ready();
-    try {
-      return model.encode(text);
-    } catch (error) {
-      throw fromWasm(error);
-    }
+    return this.#onModel((model) => model.encode(text), () => 0, () => true);
   }
 
   async decode(tokens: number[]): Promise<string> {
-    const model = await this.#ready();
-    try {
-      return model.decode(Uint32Array.from(tokens));
-    } catch (error) {
-      throw fromWasm(error);
-    }
+    return this.#onModel((model) => model.decode(Uint32Array.from(tokens)), () => 0, () => true);
   }
 
   async dispose(): Promise<void> {
@@ -215,9 +233,20 @@ export class Session implements Engine {
   }
 }
 
+function lostError(cause?: unknown): RefrainError {
+  return new RefrainError('device_lost', 'the GPU device was lost', { hint: 'try again, or load the model on another device', cause });
+}
+
+/** Facts are facts: nobody changes them for others. */
+function frozen<T extends object>(facts: T): T {
+  for (const value of Object.values(facts)) if (typeof value === 'object' && value !== null) frozen(value);
+  return Object.freeze(facts);
+}
+
 /** A step as the engine tells it, with as much of the trace as was asked for. */
 function readStep(text: string, request: Request): Step {
-  const { trace, reached, ...step } = JSON.parse(text) as Omit<Step, 'trace'> & { trace: RawTrace | null };
+  const { trace, reached, finish, ...rest } = JSON.parse(text) as Omit<Step, 'trace'> & { trace: RawTrace | null };
+  const step = finish ? { ...rest, finish } : rest;
   if (!trace) return step;
   const wanted = request.trace as { halting: boolean; norms: boolean; experts: boolean; lens: number };
   const kept: Trace = { loops: trace.haltProbabilities.length };

@@ -165,6 +165,8 @@ export interface Step {
   ms: number;
   /** The prediction made at this position. */
   next: Choice;
+  /** Of the last step: what ended the generation. */
+  finish?: 'end' | 'stop' | 'length' | 'in-place';
   /** Rows, each an older token at a loop, that a token which went to the cap now would take along. */
   debt: number;
   /** With a trace: how many positions, from the first on, have run loop 1, 2, …: the staircase of the cache. */

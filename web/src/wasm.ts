@@ -21,10 +21,16 @@ async function start(wasm?: WasmSource): Promise<void> {
   } catch (cause) {
     if (RefrainError.is(cause)) throw cause;
     throw new RefrainError('file', `cannot start the engine: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      hint: 'serve refrain_bg.wasm beside the script, name its address in init({wasm}), or use refrain/inline, which carries it',
+      hint: hintFor(cause),
       cause,
     });
   }
+}
+
+function hintFor(cause: unknown): string {
+  if (/content.security.policy/i.test(String(cause))) return "let the page's Content-Security-Policy allow 'wasm-unsafe-eval' in script-src";
+  if ((globalThis as { process?: { versions?: { node?: string } } }).process?.versions?.node) return "in Node import 'refrain/node'";
+  return 'serve refrain_bg.wasm beside the script, name its address in init({wasm}), or use refrain/inline, which carries it; in the development server of Vite set optimizeDeps.exclude to ["refrain"]';
 }
 
 /** An address is fetched here: what the server sent instead deserves its own message. */

@@ -164,6 +164,41 @@ describe('a generation ends when it should', () => {
     });
   }
 
+  test('inline on the CPU the page keeps its turn: a timeout is heard', async () => {
+    const { error, ticks } = await page.evaluate(async (prompt) => {
+      const model = await refrain.load('refrain:follow', { backend: 'cpu', worker: false });
+      let ticks = 0;
+      const timer = setInterval(() => (ticks += 1), 4);
+      const error = await caught((async () => {
+        const signal = AbortSignal.timeout(60);
+        for (;;) await model.generate(prompt, { maxTokens: 60, loops: 32, exit: 'fixed', signal }).result;
+      })());
+      clearInterval(timer);
+      await model.dispose();
+      return { error, ticks };
+    }, PROMPT);
+    assert.equal(error.name, 'TimeoutError');
+    assert.ok(ticks >= 3, `${ticks} ticks of a timer`);
+  });
+
+  test('what ended a generation is told', async () => {
+    const found = await page.evaluate(async (prompt) => {
+      const model = await refrain.load('refrain:follow', { backend: 'cpu' });
+      const reasons = [];
+      const { text } = await model.generate(prompt, { maxTokens: 1 }).result;
+      for (const options of [{ maxTokens: 1 }, { maxTokens: 1, stop: text.trim() }, { maxTokens: 0 }, {}, { inPlace: false }]) {
+        reasons.push((await model.generate(prompt, options).result).reason);
+      }
+      let streamed = '';
+      for await (const piece of model.generate(prompt).text) streamed += piece;
+      const generation = model.generate(prompt);
+      await model.dispose();
+      return { reasons, streamed, after: (await caught(generation.result))?.code ?? null };
+    }, PROMPT);
+    assert.deepEqual(found, { reasons: ['length', 'stop', 'length', 'in-place', 'length'], streamed: 'c', after: found.after });
+    assert.ok([null, 'usage'].includes(found.after));
+  });
+
   test('two at once wait for each other, and one that nobody reads keeps nobody', async () => {
     const found = await page.evaluate(async (prompt) => {
       const model = await refrain.load('refrain:follow', { backend: 'cpu' });
@@ -227,6 +262,46 @@ describe('the device', () => {
     assert.equal(found.reason, 'destroyed');
     assert.equal(found.refetched, 0);
     assert.deepEqual(found.indices, found.indices.map((_, i) => found.indices[0] + i));
+  });
+
+  test('what the page does with WebGPU while a model is loaded is no affair of the model', async () => {
+    const found = await page.evaluate(async () => {
+      const before = navigator.gpu;
+      const loading = refrain.load('refrain:follow', { backend: 'webgpu', worker: false });
+      // Whenever the page looks, it finds its own.
+      let strange = 0;
+      const timer = setInterval(() => (strange += navigator.gpu !== before), 1);
+      const own = await (await navigator.gpu.requestAdapter()).requestDevice();
+      const model = await loading;
+      clearInterval(timer);
+      await model.dispose();
+      const alive = await Promise.race([own.lost.then(() => false), new Promise((resolve) => setTimeout(resolve, 100, true))]);
+      own.destroy();
+      const codes = [];
+      for (const options of [{ device: {} }, { gpu: {} }]) codes.push((await caught(refrain.load('refrain:follow', { worker: false, ...options }))).code);
+      const after = await refrain.load('refrain:follow', { backend: 'cpu', worker: false });
+      await after.dispose();
+      return { strange, alive, codes };
+    });
+    assert.deepEqual(found, { strange: 0, alive: true, codes: ['argument', 'argument'] });
+  });
+
+  test('a device that is lost whenever it is there ends in an error', async () => {
+    const error = await page.evaluate(async (prompt) => {
+      const model = await refrain.load('refrain:follow', { backend: 'webgpu', worker: false });
+      const { requestDevice } = GPUAdapter.prototype;
+      GPUAdapter.prototype.requestDevice = async function (descriptor) {
+        const made = await requestDevice.call(this, descriptor);
+        setTimeout(() => made.destroy(), 300);
+        return made;
+      };
+      device.destroy();
+      const error = await caught(model.generate(prompt, { loops: 32, exit: 'fixed', maxTokens: 60 }).result);
+      GPUAdapter.prototype.requestDevice = requestDevice;
+      await model.dispose();
+      return error;
+    }, PROMPT);
+    assert.equal(error.code, 'device_lost');
   });
 
   test('a device of the caller’s own that is lost is an error', async () => {
@@ -398,13 +473,16 @@ describe('loading', () => {
         async () => model.generate(prompt, { temperature: -1 }).result,
         async () => model.generate(prompt, { loops: NaN }).result,
         async () => model.generate(prompt, { maxTokens: 1.5 }).result,
+        async () => model.generate([-1]).result,
+        async () => model.generate(null).result,
+        async () => model.generate(prompt, { stop: 5 }).result,
       ]) codes.push((await caught(run())).code);
       await model.dispose();
       codes.push((await caught(model.generate(prompt).result)).code);
       const inline = await caught(refrain.load('refrain:follow', { fetch: () => {} }));
       return [...codes, inline.code];
     }, PROMPT);
-    assert.deepEqual(found, ['unknown_word', 'empty_prompt', 'token', 'loops', 'context', 'argument', 'argument', 'argument', 'usage', 'argument']);
+    assert.deepEqual(found, ['unknown_word', 'empty_prompt', 'token', 'loops', 'context', 'argument', 'argument', 'argument', 'argument', 'argument', 'argument', 'usage', 'argument']);
   });
 
   test('the WebAssembly that is not there is told of', async () => {

@@ -89,12 +89,12 @@ test('the README’s example runs as it stands there', async () => {
 });
 
 /** Bytes that a page fetches before its model: script, Worker, WebAssembly. */
-test('less than 1.1 MB, gzipped', () => {
+test('less than 1.15 MB, gzipped', () => {
   const dist = join(project, 'node_modules', 'refrain', 'dist');
   const sizes = Object.fromEntries(['index.js', 'load.js', 'model.js', 'remote.js', 'generation.js', 'gpu.js', 'errors.js', 'worker.js', 'refrain_bg.wasm'].map((file) => [file, gzipSync(readFileSync(join(dist, file)), { level: 9 }).length]));
   const total = Object.values(sizes).reduce((sum, size) => sum + size);
   console.log(`wasm ${sizes['refrain_bg.wasm']} bytes, with scripts ${total} bytes, gzipped`);
-  assert.ok(total < 1_100_000, `${total} bytes: ${JSON.stringify(sizes)}`);
+  assert.ok(total < 1_150_000, `${total} bytes: ${JSON.stringify(sizes)}`);
 });
 
 test('from load() to the first token', async () => {

@@ -94,14 +94,25 @@ async function remove({ model, url, parent, folder }: Found): Promise<void> {
     const hint = 'close it, in all tabs, and delete it then';
     return new RefrainError('file', `${model}: expected a model that is not in use, found one that ${what}`, { hint, cause });
   };
-  try {
-    if (!navigator.locks) return await action();
-    await navigator.locks.request(lockName(url), { ifAvailable: true }, async (lock) => {
-      if (!lock) throw busy('is being loaded');
-      await action();
-    });
-  } catch (error) {
-    if (isBusy(error)) throw busy('is open', error);
-    throw error;
+  const attempt = async () => {
+    try {
+      if (!navigator.locks) return await action();
+      await navigator.locks.request(lockName(url), { ifAvailable: true }, async (lock) => {
+        if (!lock) throw busy('is being loaded');
+        await action();
+      });
+    } catch (error) {
+      if (isBusy(error)) throw busy('is open', error);
+      throw error;
+    }
+  };
+  // The locks of a Worker that was just ended go a little later than itself.
+  for (let wait = 20; ; wait *= 2) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (wait > 400 || !RefrainError.is(error, 'file')) throw error;
+      await new Promise((resolve) => setTimeout(resolve, wait));
+    }
   }
 }
