@@ -106,12 +106,12 @@ export class Session implements Engine {
     }
   }
 
-  /** Whether an error came of a lost device. The engine may notice before the device's own promise tells. */
+  /** Whether an error came of a lost device. The engine may notice before the device's own promise tells, which waits for what the GPU is at. */
   async #isLoss(thrown: unknown): Promise<boolean> {
     const error = fromWasm(thrown);
     if (RefrainError.is(error, 'device_lost')) return true;
     if (!RefrainError.is(error, 'gpu')) return false;
-    const late = new Promise<false>((resolve) => setTimeout(resolve, 500, false));
+    const late = new Promise<false>((resolve) => setTimeout(resolve, 5000, false));
     return Promise.race([this.#gone.then(() => true), late]);
   }
 

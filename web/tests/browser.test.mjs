@@ -301,7 +301,7 @@ describe('the device', () => {
       await model.dispose();
       return error;
     }, PROMPT);
-    assert.equal(error.code, 'device_lost');
+    assert.equal(error.code, 'device_lost', error.message);
   });
 
   test('a device of the caller’s own that is lost is an error', async () => {
