@@ -1,0 +1,193 @@
+/** What the page asks of the package, and what it makes of the replies. Nothing else calls it. */
+import { cache, load, probe, type GenerateOptions, type Generation, type Model, RefrainError, type Step } from 'refrain';
+import { type DepthChoice, type Problem, type Run, type State, STOPS, store } from './state';
+
+let model: Model | undefined;
+let loading: AbortController | undefined;
+let generation: Generation | undefined;
+let sweeping: AbortController | undefined;
+
+/** Anything thrown, as a message with a hint. */
+export function problemOf(error: unknown): Problem {
+  if (RefrainError.is(error)) return { message: error.message, hint: error.hint };
+  return { message: error instanceof Error ? error.message : String(error) };
+}
+
+export async function look(): Promise<void> {
+  store.set({ probe: await probe() });
+  await listCache();
+}
+
+async function listCache(): Promise<void> {
+  const models = await cache.list().catch(() => []);
+  store.set({ cached: models.filter((each) => each.complete).map((each) => each.model) });
+}
+
+export async function forgetCached(name: string): Promise<void> {
+  await cache.delete(name);
+  await listCache();
+}
+
+/** Makes the chosen model ready; at once if it is. Returns whether it is. */
+export async function ensureModel(): Promise<boolean> {
+  const { source, loaded, files, hub, backend } = store.get();
+  if (model && loaded === source) return true;
+  await unload();
+  loading?.abort();
+  const mine = (loading = new AbortController());
+  store.set({ loadProblem: undefined, progress: { phase: 'download', file: '', fromCache: false, fraction: 0, loaded: 0, total: 0, elapsedMs: 0 } });
+  try {
+    const from = source === 'files' ? archiveOf(files) : source;
+    const made = await load(from, {
+      signal: mine.signal,
+      backend,
+      base: new URL('models/', document.baseURI),
+      hub: hub || undefined,
+      onProgress: (progress) => loading === mine && store.set({ progress }),
+    });
+    if (loading !== mine) {
+      await made.dispose();
+      return false;
+    }
+    model = made;
+    store.set({ info: made.info, loaded: source, progress: undefined, texts: new Map(), fromLink: false });
+    void listCache();
+    return true;
+  } catch (error) {
+    if (loading === mine) store.set({ progress: undefined, loadProblem: mine.signal.aborted ? undefined : problemOf(error) });
+    return false;
+  }
+}
+
+/** An archive is one file; a folder is its files. */
+function archiveOf(files: File[]): File | File[] {
+  const [only] = files;
+  return files.length === 1 && only && /\.(tar|tgz|tar\.gz)$/i.test(only.name) ? only : files;
+}
+
+export function cancelLoad(): void {
+  loading?.abort();
+}
+
+export async function unload(): Promise<void> {
+  const before = model;
+  model = undefined;
+  store.set({ info: undefined, loaded: undefined, run: undefined, ladder: undefined, comparison: undefined, pin: undefined });
+  await before?.dispose().catch(() => {});
+}
+
+function depthOptions({ mode, loops }: DepthChoice): GenerateOptions {
+  if (mode === 'model') return { exit: 'model' };
+  return { exit: mode === 'fixed' ? 'fixed' : 'model', loops };
+}
+
+function options(state: State, depth: DepthChoice): GenerateOptions {
+  const { seed, temperature, maxTokens, info } = state;
+  const answers = info?.inPlace === true && maxTokens === 0;
+  return { ...depthOptions(depth), seed, temperature, echo: true, ...(answers ? { inPlace: true } : { maxTokens: maxTokens || 64 }) };
+}
+
+/** Runs the prompt at a depth, and hands over the run as it grows, once a frame at most. */
+async function generate(depth: DepthChoice, trace: boolean, show: (run: Run) => void): Promise<Run> {
+  const state = store.get();
+  const asked = options(state, depth);
+  const steps: Step[] = [];
+  let run: Run = { prompt: state.prompt, depth, status: 'running', inPlace: asked.inPlace === true, steps: [], ms: 0 };
+  let frame = 0;
+  show(run);
+  try {
+    if (!model) throw new Error('no model is loaded');
+    generation = model.generate(state.prompt, { ...asked, trace: trace && { halting: true, norms: true, experts: true, lens: 5 } });
+    for await (const step of generation) {
+      steps.push(step);
+      frame ||= requestAnimationFrame(() => {
+        frame = 0;
+        show((run = { ...run, steps: [...steps] }));
+      });
+    }
+    const { reason, ms } = await generation.result;
+    run = { ...run, steps: [...steps], ms, status: reason === 'stopped' ? 'stopped' : 'done' };
+  } catch (error) {
+    run = { ...run, steps: [...steps], status: 'failed', problem: problemOf(error) };
+  }
+  cancelAnimationFrame(frame);
+  generation = undefined;
+  show(run);
+  return run;
+}
+
+/** Answers the prompt; then the token that took most loops is the one to look at. */
+export async function runPrompt(): Promise<void> {
+  if (store.get().busy || !(await ensureModel()) || store.get().busy) return;
+  store.set({ busy: 'run', pin: undefined, notice: '' });
+  const { depth, trace } = store.get();
+  const run = await generate(depth, trace, (run) => store.set({ run }));
+  const { at } = store.get();
+  const deepest = run.steps.reduce((best, step, i) => (step.loops >= (run.steps[best]?.loops ?? 0) ? i : best), 0);
+  store.set({ busy: undefined, at: undefined });
+  if (run.steps.length === 0 || store.get().pin !== undefined) return;
+  if (at && run.steps[at.token]) pinToken(at.token, at.loop);
+  else pinToken(deepest);
+}
+
+/** Asks at every depth, by runs of their own: what a lens shows at a loop is not what the model says when it must stop there. */
+export async function climb(): Promise<void> {
+  if (store.get().busy || !(await ensureModel()) || store.get().busy || !model) return;
+  const state = store.get();
+  const depths = STOPS.filter((stop) => stop <= model!.info.maxLoops);
+  const asked = options(state, { mode: 'model', loops: 0 });
+  let ladder = {
+    prompt: state.prompt,
+    inPlace: asked.inPlace === true,
+    status: 'running' as Run['status'],
+    rungs: depths.map((depth) => ({ depth })),
+    problem: undefined as Problem | undefined,
+  };
+  store.set({ busy: 'ladder', ladder });
+  sweeping = new AbortController();
+  try {
+    for await (const { depth, result } of model.sweep(state.prompt, { ...asked, depths, signal: sweeping.signal })) {
+      const rung = { depth, steps: result.steps, text: result.text, ms: result.ms };
+      ladder = { ...ladder, rungs: ladder.rungs.map((each) => (each.depth === depth ? rung : each)) };
+      store.set({ ladder });
+    }
+    ladder = { ...ladder, status: 'done' };
+  } catch (error) {
+    ladder = sweeping.signal.aborted ? { ...ladder, status: 'stopped' } : { ...ladder, status: 'failed', problem: problemOf(error) };
+  }
+  sweeping = undefined;
+  store.set({ busy: undefined, ladder });
+}
+
+/** The same prompt and seed at two depths. */
+export async function compare(): Promise<void> {
+  if (store.get().busy || !(await ensureModel()) || store.get().busy) return;
+  store.set({ busy: 'compare', comparison: {} });
+  const { depth, depthB } = store.get();
+  const a = await generate(depth, false, (a) => store.set({ comparison: { a } }));
+  if (a.status === 'done') await generate(depthB, false, (b) => store.set({ comparison: { a, b } }));
+  store.set({ busy: undefined });
+}
+
+/** Ends whatever runs; what there is so far stays. */
+export function cancel(): void {
+  sweeping?.abort();
+  void generation?.stop().catch(() => {});
+}
+
+/** Shows a token in the inspector, at its last loop if no other is named. */
+export function pinToken(index: number, loop?: number): void {
+  const step = store.get().run?.steps[index];
+  if (!step) return;
+  store.set({ pin: index, loop: Math.max(1, loop ?? step.loops) });
+  void nameLens(step);
+}
+
+/** The lens names tokens by their numbers: asks for the texts that are not known yet. */
+async function nameLens(step: Step): Promise<void> {
+  const unknown = new Set(step.trace?.lens?.flatMap((each) => each.ids).filter((id) => !store.get().texts.has(id)));
+  const from = model;
+  if (!from || unknown.size === 0) return;
+  const found = await Promise.all([...unknown].map(async (id) => [id, await from.decode([id])] as const)).catch(() => []);
+  if (from === model) store.set({ texts: new Map([...store.get().texts, ...found]) });
+}

@@ -1,0 +1,168 @@
+import type { Step } from 'refrain';
+import { useEffect, useRef } from 'preact/hooks';
+import { pinToken } from '../engine';
+import { bits, cividis, inkOn, loopShare, surpriseShare } from '../colour';
+import { count, milliseconds, shown } from '../format';
+import { answerOf, expectedOf, mostLoops, rightAt, type Run, type State, store } from '../state';
+import { Choice, Failure, Panel } from './panel';
+
+const ENDS = { halted: 'halted', max: 'stopped by the cap', fixed: 'fixed' } as const;
+const COLOURS = [
+  ['loops', 'Loops'],
+  ['surprise', 'Surprise'],
+] as const;
+
+export function Strip({ state }: { state: State }) {
+  const { run, colour } = state;
+  return (
+    <Panel id="tokens" title="Tokens" tools={<Choice label="Colour by" value={colour} options={COLOURS} onChange={(colour) => store.set({ colour })} />}>
+      <Answer state={state} />
+      <Tokens state={state} />
+      <Legend state={state} />
+      {run?.problem && <Failure {...run.problem} />}
+    </Panel>
+  );
+}
+
+/** What it says, whether that is right, and what it cost. Its height never changes. */
+function Answer({ state }: { state: State }) {
+  const { run } = state;
+  const over = run && run.status !== 'running';
+  const { text, right, expected } = run ? answerOf(state, run.prompt, run.inPlace, run.steps) : { text: '' };
+  const loops = run?.steps.reduce((sum, step) => sum + step.loops, 0) ?? 0;
+  const most = run?.steps.reduce((most, step) => Math.max(most, step.loops), 0) ?? 0;
+  const capped = run?.steps.filter((step) => step.exit === 'max').length ?? 0;
+  return (
+    <div class="answer">
+      <p class="said" role="status" aria-live="polite">
+        {over && run.status !== 'failed' && (
+          <>
+            {run.status === 'stopped' && <span class="verdict">Cancelled. </span>}
+            <b>{text || '(nothing)'}</b>
+            {right === true && run.status === 'done' && <span class="verdict right"> ✓ right</span>}
+            {right === false && run.status === 'done' && <span class="verdict wrong"> ✗ wrong: it is {expected}</span>}
+          </>
+        )}
+        {run?.status === 'running' && <span class="verdict">Running …</span>}
+        {!run && <span class="verdict">Run a prompt: each token will say how many loops it took.</span>}
+      </p>
+      <p class="cost number">
+        {run && run.steps.length > 0 && (
+          <>
+            {count(run.steps.length, 'token')}, {count(loops, 'loop')}, {most} at most
+            {capped > 0 && <>, {count(capped, 'token')} cut off by the cap</>}
+            {over && run.ms > 0 && <>, {milliseconds(run.ms)} ms</>}
+          </>
+        )}
+      </p>
+    </div>
+  );
+}
+
+function Tokens({ state }: { state: State }) {
+  const { run, pin, colour, loop } = state;
+  const list = useRef<HTMLDivElement>(null);
+  const steps = run?.steps ?? [];
+  const expected = run && expectedOf(state, run.prompt, run.inPlace);
+  const most = mostLoops(state);
+  // Newly written tokens stay in view; a prompt does not scroll away from its beginning.
+  const outputs = steps.filter((step) => step.role === 'output').length;
+  useEffect(() => {
+    if (run?.status === 'running' && outputs > 0 && list.current) list.current.scrollTop = list.current.scrollHeight;
+  }, [outputs, run?.status]);
+
+  const move = (event: KeyboardEvent) => {
+    const at = Number((event.target as HTMLElement).dataset.index);
+    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: steps.length - 1 }[event.key];
+    const loops = steps[pin ?? at]?.trace?.loops ?? steps[pin ?? at]?.loops ?? 1;
+    if (to !== undefined) list.current?.querySelector<HTMLElement>(`[data-index="${to}"]`)?.focus();
+    else if (event.key === 'ArrowUp') store.set({ loop: Math.max(loop - 1, 1) });
+    else if (event.key === 'ArrowDown') store.set({ loop: Math.min(loop + 1, loops) });
+    else return;
+    event.preventDefault();
+  };
+  const roving = pin !== undefined && pin < steps.length ? pin : 0;
+  return (
+    <div class="strip" ref={list} onKeyDown={move} role="group" aria-label="Tokens: left and right to move, Enter to pin, up and down for its loops">
+      {steps.map((step, i) => (
+        <Token
+          key={step.index}
+          step={step}
+          index={i}
+          run={run!}
+          pinned={i === pin}
+          tab={i === roving}
+          share={colour === 'loops' ? loopShare(step.loops, most) : surpriseShare(step.logprob)}
+          surprise={colour === 'surprise'}
+          right={rightAt(expected, steps.length, step, i)}
+        />
+      ))}
+    </div>
+  );
+}
+
+interface TokenProps {
+  step: Step;
+  index: number;
+  run: Run;
+  pinned: boolean;
+  tab: boolean;
+  share: number;
+  surprise: boolean;
+  right?: boolean;
+}
+
+function Token({ step, index, run, pinned, tab, share, surprise, right }: TokenProps) {
+  const text = shown(step.text);
+  const says = run.inPlace ? shown(step.next.text) : '';
+  const mark = right === undefined ? '' : right ? '✓' : '✗';
+  const label = [
+    `'${text}', ${count(step.loops, 'loop')}, ${ENDS[step.exit]}`,
+    says && `predicts '${says}'`,
+    right === undefined ? '' : right ? 'right' : 'wrong',
+    surprise && step.logprob !== null && `surprise ${bits(step.logprob).toFixed(1)} bits`,
+  ].filter(Boolean);
+  const pin = () => {
+    pinToken(index);
+    store.set({ inspecting: true });
+  };
+  return (
+    <button
+      class={`token ${step.exit === 'max' ? 'cut' : ''} ${step.role}`}
+      style={{ background: cividis(share), color: inkOn(share) }}
+      data-index={index}
+      data-loops={step.loops}
+      aria-label={label.join(', ')}
+      aria-pressed={pinned}
+      tabIndex={tab ? 0 : -1}
+      onClick={pin}
+    >
+      <span class="text">{text}</span>
+      <span class="loops">{surprise && step.logprob !== null ? `${bits(step.logprob).toFixed(1)}b` : step.loops}</span>
+      {run.inPlace && (
+        <span class={`says ${right === undefined ? '' : right ? 'right' : 'wrong'}`}>
+          {mark}
+          {says}
+        </span>
+      )}
+    </button>
+  );
+}
+
+function Legend({ state }: { state: State }) {
+  const most = mostLoops(state);
+  const loops = [1, 2, 4, 8, 16, 32].filter((each) => each <= most);
+  const marks: [string, number][] = state.colour === 'loops' ? loops.map((each) => [String(each), loopShare(each, most)]) : [0, 4, 8, 12, 16].map((each) => [String(each), each / 16]);
+  return (
+    <p class="legend">
+      {marks.map(([text, share]) => (
+        <span key={text} class="swatch" style={{ background: cividis(share), color: inkOn(share) }}>
+          {text}
+        </span>
+      ))}
+      <span>{state.colour === 'loops' ? 'loops' : 'bits: how little the model expected this token'}</span>
+      <span class="dotted">cut off by the cap</span>
+      {state.run?.inPlace !== false && <span>below each token: what the model answers there</span>}
+    </p>
+  );
+}
