@@ -1,6 +1,7 @@
 /** What the page asks of the package, and what it makes of the replies. Nothing else calls it. */
 import { cache, load, probe, type GenerateOptions, type Generation, type Model, RefrainError, type Step } from 'refrain';
 import { type DepthChoice, type Problem, type Run, type State, STOPS, store } from './state';
+import { taskOf } from './tasks';
 
 let model: Model | undefined;
 let loading: AbortController | undefined;
@@ -26,6 +27,15 @@ async function listCache(): Promise<void> {
 export async function forgetCached(name: string): Promise<void> {
   await cache.delete(name);
   await listCache();
+}
+
+/** Takes another model, with its first preset; it is loaded when it is needed. */
+export function chooseModel(source: string): void {
+  if (source === store.get().source) return;
+  cancelLoad();
+  void unload();
+  const prompt = taskOf(source)?.presets[0]?.prompt;
+  store.set({ source, loadProblem: undefined, notice: '', at: undefined, maxTokens: 0, ...(prompt ? { prompt } : {}) });
 }
 
 /** Makes the chosen model ready; at once if it is. Returns whether it is. */

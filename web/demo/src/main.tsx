@@ -7,6 +7,7 @@ import { followTheme } from './theme';
 import './style/base.css';
 import './style/layout.css';
 import './style/panels.css';
+import './style/results.css';
 
 const shared = fromHash(location.hash);
 if (shared) store.set(shared);

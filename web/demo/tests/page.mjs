@@ -52,9 +52,10 @@ export function launch({ gpu = false } = {}) {
   });
 }
 
-/** A page that tells of every error of its own. */
-export async function open(browser, address, options = {}) {
+/** A page that tells of every error of its own. `before` runs in it before anything else does. */
+export async function open(browser, address, { before, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
+  if (before) await context.addInitScript(before);
   const page = await context.newPage();
   page.problems = [];
   page.on('pageerror', (error) => page.problems.push(String(error)));

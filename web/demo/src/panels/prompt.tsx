@@ -1,12 +1,19 @@
 import { cancel, problemOf, runPrompt } from '../engine';
+import { isNarrow } from '../size';
 import { type State, store } from '../state';
 import { taskOf } from '../tasks';
+import { show } from '../tour';
 import { Depth } from './depth';
 import { Panel } from './panel';
 
 export function Prompt({ state }: { state: State }) {
   const { prompt, source, depth, info, busy, progress, notice, fromLink } = state;
   const task = taskOf(source);
+  // On a phone the tokens are out of sight from here.
+  const go = () => {
+    void runPrompt();
+    if (isNarrow()) show('tokens');
+  };
   const setPrompt = (prompt: string) => store.set({ prompt, at: undefined, notice: '' });
   const preset = task?.presets.findIndex((each) => each.prompt === prompt) ?? -1;
   return (
@@ -33,12 +40,12 @@ export function Prompt({ state }: { state: State }) {
         <textarea
           aria-label="Prompt"
           aria-describedby="prompt-how"
-          rows={4}
+          rows={3}
           spellcheck={false}
           autocapitalize="off"
           value={prompt}
           onInput={(event) => setPrompt(event.currentTarget.value)}
-          onKeyDown={(event) => (event.ctrlKey || event.metaKey) && event.key === 'Enter' && void runPrompt()}
+          onKeyDown={(event) => (event.ctrlKey || event.metaKey) && event.key === 'Enter' && go()}
         />
         <p class="note" id="prompt-how">
           {task ? task.how : 'The model goes on from here.'}
@@ -52,7 +59,7 @@ export function Prompt({ state }: { state: State }) {
             Cancel
           </button>
         ) : (
-          <button class="wide go" onClick={() => void runPrompt()} disabled={progress !== undefined || prompt === ''}>
+          <button class="wide go" onClick={go} disabled={progress !== undefined || prompt === ''}>
             {info ? 'Run' : 'Load the model and run'}
           </button>
         )}

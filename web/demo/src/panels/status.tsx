@@ -1,6 +1,6 @@
 import type { State } from '../state';
 import { store } from '../state';
-import { cancelLoad, ensureModel, forgetCached, unload } from '../engine';
+import { cancelLoad, chooseModel, ensureModel, forgetCached, unload } from '../engine';
 import { megabytes, millions } from '../format';
 import { TASKS, taskOf } from '../tasks';
 import { Failure, Panel } from './panel';
@@ -8,14 +8,6 @@ import { OwnModel } from './own';
 
 /** The engine itself, fetched with the first model. */
 const ENGINE_BYTES = 2_810_000;
-
-export function chooseModel(source: string): void {
-  if (source === store.get().source) return;
-  cancelLoad();
-  void unload();
-  const prompt = taskOf(source)?.presets[0]?.prompt;
-  store.set({ source, loadProblem: undefined, notice: '', at: undefined, maxTokens: 0, ...(prompt ? { prompt } : {}) });
-}
 
 export function Status({ state }: { state: State }) {
   const { info, progress, loadProblem, source, cached } = state;
@@ -46,23 +38,21 @@ export function Status({ state }: { state: State }) {
         {progress ? (
           <Loading progress={progress} />
         ) : info ? (
-          <Ready state={state} />
+          <p class="runs" data-backend={info.backend}>
+            <b>Ready.</b> Runs on {info.backend === 'webgpu' ? `WebGPU, ${info.device}` : info.device}. {info.backendNote && sentence(info.backendNote)}
+          </p>
         ) : (
-          <button class="wide" onClick={() => void ensureModel()} disabled={source === 'files' && state.files.length === 0}>
-            {isCached ? `Open ${task?.title ?? source} (kept here, no download)` : task ? `Load ${task.title} · ${megabytes(task.bytes)}` : 'Load it'}
-          </button>
+          <>
+            <button class="wide" onClick={() => void ensureModel()} disabled={source === 'files' && state.files.length === 0}>
+              {isCached ? `Open ${task?.title ?? source}: no download` : task ? `Load ${task.title}, ${megabytes(task.bytes)}` : 'Load it'}
+            </button>
+            <p class="note">{isCached ? 'It is kept in this browser.' : `Nothing is fetched before you ask. The first model brings the engine, ${megabytes(ENGINE_BYTES)}.`}</p>
+          </>
         )}
       </div>
-      {!info && !progress && task && !isCached && (
-        <p class="note">Nothing is fetched before you ask. The first model brings the engine along: {megabytes(ENGINE_BYTES)} more, packed smaller where the host does so.</p>
-      )}
       {loadProblem && <Failure {...loadProblem} />}
-      <Device state={state} />
-      {info && isCached && (
-        <button class="quiet" onClick={() => void forgetCached(source)}>
-          Delete the copy kept in this browser
-        </button>
-      )}
+      <Gpu state={state} />
+      <Details state={state} />
     </Panel>
   );
 }
@@ -86,48 +76,57 @@ function Loading({ progress }: { progress: NonNullable<State['progress']> }) {
   );
 }
 
-function Ready({ state: { info, source } }: { state: State }) {
-  if (!info) return null;
+/** What the browser says it has; once a model runs, it is known where. */
+function Gpu({ state: { info, probe } }: { state: State }) {
+  if (info) return null;
   return (
-    <dl class="card">
-      <dt>Size</dt>
-      <dd>
-        {millions(info.parameters)} parameters, {megabytes(info.bytes.total)} in memory
-      </dd>
-      <dt>Trained with</dt>
-      <dd>at most {info.trainedLoops} loops; halts when Σ p reaches {info.haltingThreshold.toFixed(2)}</dd>
-      <dt>Weights</dt>
-      <dd>{info.storage === 'opfs' ? `kept in this browser${info.fromCache ? ', nothing was fetched' : ''}` : `in memory${info.storageNote ? `: ${info.storageNote}` : ''}`}</dd>
-      {!taskOf(source) && info.notes.length > 0 && (
-        <>
-          <dt>Notes</dt>
-          <dd>{info.notes.join('; ')}</dd>
-        </>
-      )}
-    </dl>
+    <p class="gpu note">
+      {!probe && 'Looking for a GPU …'}
+      {probe?.ok && `This browser has WebGPU: ${probe.adapter}.`}
+      {probe && !probe.ok && `No WebGPU: ${probe.reason}. Models run on the CPU here, with the same results.`}
+      {probe && !probe.ok && probe.hint && ` To have one: ${probe.hint}.`}
+    </p>
   );
 }
 
-/** Which device computes: what is loaded runs there; before that, what the browser says it has. */
-function Device({ state: { info, probe, backend, progress } }: { state: State }) {
+function Details({ state: { info, backend, progress, source, cached } }: { state: State }) {
   const choose = (event: Event) => {
     store.set({ backend: (event.target as HTMLSelectElement).value as State['backend'] });
-    cancelLoad();
     void unload();
   };
-  const says = info
-    ? `Runs on ${info.backend === 'webgpu' ? `WebGPU, ${info.device}` : info.device}.${info.backendNote ? ` ${sentence(info.backendNote)}` : ''}`
-    : probe?.ok
-      ? `This browser has WebGPU: ${probe.adapter}.`
-      : probe
-        ? `No WebGPU: ${probe.reason}. Models run on the CPU here, with the same results.`
-        : 'Looking for a GPU …';
   return (
-    <div class="device">
-      <p data-backend={info?.backend ?? ''}>
-        {says} {!info && probe && !probe.ok && probe.hint && <span class="hint">To have one: {probe.hint}.</span>}
-      </p>
-      <label class="field">
+    <details class="details">
+      <summary>
+        Details
+        <span class="note">{info ? `${millions(info.parameters)} parameters` : 'device'}</span>
+      </summary>
+      {info && (
+        <dl class="card">
+          <dt>Size</dt>
+          <dd>
+            {megabytes(info.bytes.total)} in memory, of which {megabytes(info.bytes.cache)} cache
+          </dd>
+          <dt>Trained with</dt>
+          <dd>
+            {info.trainedLoops} loops at most; a token halts when Σ p reaches {info.haltingThreshold.toFixed(2)}
+          </dd>
+          <dt>Stable</dt>
+          <dd>largest A {info.spectralRadius.toFixed(2)}{info.spectralRadius < 1 ? ', below 1' : ', not below 1: it may run away'}</dd>
+          <dt>Weights</dt>
+          <dd>
+            {info.storage === 'opfs' ? 'kept in this browser' : 'in memory only'}
+            {info.fromCache && '; nothing was fetched'}
+            {info.storageNote && `: ${info.storageNote}`}
+          </dd>
+          {info.notes.length > 0 && (
+            <>
+              <dt>Notes</dt>
+              <dd>{info.notes.join('; ')}</dd>
+            </>
+          )}
+        </dl>
+      )}
+      <label class="field device">
         <span>Device</span>
         <select value={backend} onChange={choose} disabled={progress !== undefined}>
           <option value="auto">the best there is</option>
@@ -135,7 +134,12 @@ function Device({ state: { info, probe, backend, progress } }: { state: State })
           <option value="cpu">CPU</option>
         </select>
       </label>
-    </div>
+      {cached.includes(source) && (
+        <button class="quiet" onClick={() => void forgetCached(source)}>
+          Delete the copy kept in this browser
+        </button>
+      )}
+    </details>
   );
 }
 
