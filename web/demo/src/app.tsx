@@ -16,8 +16,8 @@ export function App() {
     <>
       <Top state={state} />
       <main>
+        <Status state={state} />
         <div class="controls">
-          <Status state={state} />
           <Prompt state={state} />
         </div>
         <div class="results">

@@ -131,7 +131,7 @@ export const TASKS: Task[] = [
       { title: '99…9 + 1, forty nines: more than 32 loops can carry', prompt: columns('9'.repeat(40), '1') },
     ],
     expected: add,
-    answer: (found) => [...found].reverse().join('').replace(/^0+(?=\S)/, ''),
+    answer: (found) => [...found].reverse().join('').replace(/^0(?=.)/, ''),
   },
 ];
 

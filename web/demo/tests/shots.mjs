@@ -54,7 +54,7 @@ const SCENES = {
   },
   compare: {
     act: async (page) => {
-      await page.click('text=cups');
+      await page.click('text=cups >> nth=0');
       await preset(page, 1);
       await page.click('#compare button');
       await page.waitForFunction(() => /part|same/.test(document.querySelector('#compare [role=status]').textContent));
@@ -63,7 +63,7 @@ const SCENES = {
   },
   cut: {
     act: async (page) => {
-      await page.click('text=add');
+      await page.click('text=add >> nth=0');
       await preset(page, 4);
       await run(page);
       await top(page, page.viewportSize().width < 960 ? 'tokens' : undefined);

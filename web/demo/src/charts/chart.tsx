@@ -57,6 +57,7 @@ export function LoopChart({ title, value, label, loops, own, loop, height, draw 
             {own < loops && <rect class="after" x={place.x(own + 0.5)} y={TOP} width={(loops - own) * column} height={height - TOP - FOOT} />}
             <rect class="cross" x={place.x(loop - 0.5)} y={TOP} width={column} height={height - TOP - FOOT} />
             {draw(place)}
+            <rect class="cross-edge" x={place.x(loop - 0.5)} y={TOP - 2} width={column} height={height - TOP - FOOT + 4} rx={2} />
             <line class="axis" x1={LEFT} x2={LEFT + room} y1={place.y(0)} y2={place.y(0)} />
             {loopTicks(loops, room).map((t) => (
               <g key={t}>

@@ -25,17 +25,17 @@ export function Compare({ state }: { state: State }) {
         <div>
           <h3>A: {depthName(a?.depth ?? depth)}</h3>
           <Side state={state} run={a} differ={differ} />
+          <p class="verdict" role="status">
+            {a?.status === 'done' && b?.status === 'done' && (differ === undefined ? 'They say the same at every token.' : difference(a, b, differ))}
+            {(a?.status === 'stopped' || b?.status === 'stopped') && 'Cancelled.'}
+          </p>
         </div>
         <div>
           <h3>B: {depthName(b?.depth ?? depthB)}</h3>
           <Side state={state} run={b} differ={differ} />
+          <Depth name="Depth of B" value={depthB} trained={info?.trainedLoops ?? 8} most={info?.maxLoops ?? 32} onChange={(depthB) => store.set({ depthB })} />
         </div>
-        <Depth name="Depth of B" value={depthB} trained={info?.trainedLoops ?? 8} most={info?.maxLoops ?? 32} onChange={(depthB) => store.set({ depthB })} />
       </div>
-      <p class="note below" role="status">
-        {a?.status === 'done' && b?.status === 'done' && (differ === undefined ? 'They say the same at every token.' : difference(a, b, differ))}
-        {(a?.status === 'stopped' || b?.status === 'stopped') && 'Cancelled.'}
-      </p>
       {(a?.problem ?? b?.problem) && <Failure {...(a?.problem ?? b!.problem!)} />}
     </Panel>
   );

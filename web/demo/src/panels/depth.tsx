@@ -19,9 +19,9 @@ const MODES = [
 export function Depth({ name, value, trained, most, onChange }: DepthProps) {
   const { mode, loops } = value;
   const says = {
-    model: `Each token stops by itself, after ${most} loops at the latest.`,
-    cap: `Each token stops by itself, after ${loops} at the latest.`,
-    fixed: `Each token takes exactly ${loops} loops, whatever the model says.`,
+    model: `Each token stops by itself, at ${most} at the latest.`,
+    cap: `Each token stops by itself, at ${loops} at the latest.`,
+    fixed: `Each token runs ${loops}, whatever the model says.`,
   };
   const describe = (stop: number) =>
     `${stop} ${stop === 1 ? 'loop' : 'loops'}${stop === trained ? ', as trained' : stop > trained ? ', more than trained' : ''}`;

@@ -1,6 +1,6 @@
 import { cancel, climb } from '../engine';
 import { cividis, inkOn, loopShare } from '../colour';
-import { count, milliseconds } from '../format';
+import { milliseconds } from '../format';
 import { answerOf, expectedOf, mostLoops, type Rung, type State, STOPS } from '../state';
 import { Failure, Panel } from './panel';
 
@@ -32,7 +32,7 @@ export function Ladder({ state }: { state: State }) {
                 answer
               </th>
               <th scope="col" class="words">
-                most loops a token took
+                most loops taken
               </th>
               <th scope="col">ms</th>
             </tr>
@@ -46,7 +46,7 @@ export function Ladder({ state }: { state: State }) {
       </div>
       <p class="note below">
         {!ladder && 'Hatched: more loops than the model was trained with.'}
-        {ladder && (stale ? `This was asked of another prompt: ${ladder.prompt}` : known ? `It is ${answerOf(state, ladder.prompt, ladder.inPlace, []).expected}.` : 'Nobody here knows the right answer to this prompt.')}
+        {ladder && (stale ? `This was asked of another prompt: ${ladder.prompt}` : known ? `The right answer: ${answerOf(state, ladder.prompt, ladder.inPlace, []).expected}` : 'Nobody here knows the right answer to this prompt.')}
         {ladder?.status === 'stopped' && ' Cancelled.'}
       </p>
       {ladder?.problem && <Failure {...ladder.problem} />}
@@ -78,7 +78,7 @@ function Row({ rung: { depth, steps, ms }, state, trained }: { rung: Rung; state
             <span class="swatch" style={{ background: cividis(share), color: inkOn(share) }}>
               {most}
             </span>
-            {cut > 0 && <span class="dotted">{count(cut, 'token')} cut off</span>}
+            {cut > 0 && <span class="dotted">{cut} cut off</span>}
           </span>
         ) : (
           '–'

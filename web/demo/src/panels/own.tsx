@@ -28,8 +28,7 @@ export function OwnModel({ state }: { state: State }) {
   };
   return (
     <div class="own">
-      <p class="what">An openmythos model: config.json, model.safetensors and tokenizer.json. Your files stay on this machine.</p>
-      <div class="pickers">
+      <div class="files">
         <label class="button">
           Choose a folder
           <input class="hidden" type="file" {...FOLDER} onChange={take} aria-label="Choose a model's folder" />
@@ -38,13 +37,10 @@ export function OwnModel({ state }: { state: State }) {
           Choose files or a .tar.gz
           <input class="hidden" type="file" multiple onChange={take} aria-label="Choose a model's files, or a tar archive of them" />
         </label>
-      </div>
-      {files.length > 0 && (
         <p class="note">
-          {count(files.length, 'file')}: {files.slice(0, 4).map((file) => file.name).join(', ')}
-          {files.length > 4 ? ', …' : ''}
+          {files.length === 0 ? 'They stay on this machine.' : `${count(files.length, 'file')}: ${files.slice(0, 4).map((file) => file.name).join(', ')}${files.length > 4 ? ', …' : ''}`}
         </p>
-      )}
+      </div>
       <form onSubmit={fetchIt}>
         <label class="field">
           <span>Name on a Hub</span>

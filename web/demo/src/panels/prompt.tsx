@@ -17,7 +17,6 @@ export function Prompt({ state }: { state: State }) {
   const setPrompt = (prompt: string) => store.set({ prompt, at: undefined, notice: '' });
   const preset = task?.presets.findIndex((each) => each.prompt === prompt) ?? -1;
   return (
-    <>
       <Panel id="prompt" title="Prompt">
         {task && (
           <div class="presets">
@@ -32,8 +31,8 @@ export function Prompt({ state }: { state: State }) {
                 ))}
               </select>
             </label>
-            <button onClick={() => void another(source)} title="The next of 100 problems that come with the model">
-              Another
+            <button class="quiet" onClick={() => void another(source)}>
+              Another of the model’s 100 problems
             </button>
           </div>
         )}
@@ -50,9 +49,7 @@ export function Prompt({ state }: { state: State }) {
         <p class="note" id="prompt-how">
           {task ? task.how : 'The model goes on from here.'}
         </p>
-        <Sampling state={state} />
-      </Panel>
-      <Panel id="depth" title="Depth">
+        <h2>Depth</h2>
         <Depth name="Depth" value={depth} trained={info?.trainedLoops ?? 8} most={info?.maxLoops ?? 32} onChange={(depth) => store.set({ depth })} />
         {busy ? (
           <button class="wide go" onClick={cancel}>
@@ -69,8 +66,8 @@ export function Prompt({ state }: { state: State }) {
             {notice}
           </p>
         )}
+        <Sampling state={state} />
       </Panel>
-    </>
   );
 }
 

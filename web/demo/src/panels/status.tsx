@@ -3,7 +3,7 @@ import { store } from '../state';
 import { cancelLoad, chooseModel, ensureModel, forgetCached, unload } from '../engine';
 import { megabytes, millions } from '../format';
 import { TASKS, taskOf } from '../tasks';
-import { Failure, Panel } from './panel';
+import { Failure } from './panel';
 import { OwnModel } from './own';
 
 /** The engine itself, fetched with the first model. */
@@ -13,8 +13,9 @@ export function Status({ state }: { state: State }) {
   const { info, progress, loadProblem, source, cached } = state;
   const task = taskOf(source);
   const isCached = cached.includes(source);
+  const device = info?.backend === 'webgpu' ? `WebGPU, ${state.probe?.adapter ?? info.device}` : info?.device;
   return (
-    <Panel id="model" title="Model">
+    <section class="panel" id="model" aria-label="Model">
       <div class="models" role="radiogroup" aria-label="Model">
         {TASKS.map(({ model, title, bytes }) => (
           <label key={model}>
@@ -29,31 +30,39 @@ export function Status({ state }: { state: State }) {
           <input type="radio" name="model" checked={!task} onChange={() => chooseModel('files')} />
           <span>
             <b>yours</b>
-            <small>folder or hf:</small>
+            <small>files, Hub</small>
           </span>
         </label>
       </div>
-      {task ? <p class="what">{task.what}</p> : <OwnModel state={state} />}
+      <div class="about">
+        <p class="what">{task ? task.what : 'An openmythos model of your own: config.json, model.safetensors and tokenizer.json.'}</p>
+        {info ? (
+          <p class="runs note" data-backend={info.backend}>
+            Runs on {device}. {info.backendNote && sentence(info.backendNote)}
+          </p>
+        ) : (
+          <Gpu probe={state.probe} />
+        )}
+      </div>
       <div class="load">
         {progress ? (
           <Loading progress={progress} />
         ) : info ? (
-          <p class="runs" data-backend={info.backend}>
-            <b>Ready.</b> Runs on {info.backend === 'webgpu' ? `WebGPU, ${info.device}` : info.device}. {info.backendNote && sentence(info.backendNote)}
+          <p class="ready">
+            <b>Ready</b>
+            <span class="note">{info.fromCache ? 'Nothing was fetched.' : info.storage === 'opfs' ? 'Fetched, and kept in this browser.' : 'In memory only.'}</span>
           </p>
-        ) : (
+        ) : task || source.startsWith('hf:') ? (
           <>
-            <button class="wide" onClick={() => void ensureModel()} disabled={source === 'files' && state.files.length === 0}>
-              {isCached ? `Open ${task?.title ?? source}: no download` : task ? `Load ${task.title}, ${megabytes(task.bytes)}` : 'Load it'}
-            </button>
-            <p class="note">{isCached ? 'It is kept in this browser.' : `Nothing is fetched before you ask. The first model brings the engine, ${megabytes(ENGINE_BYTES)}.`}</p>
+            <button onClick={() => void ensureModel()}>{isCached ? `Open ${task?.title ?? source}` : task ? `Load ${task.title}, ${megabytes(task.bytes)}` : `Load ${source}`}</button>
+            <p class="note">{isCached ? 'Kept in this browser: nothing is fetched.' : `Nothing is fetched before you ask. The engine takes ${megabytes(ENGINE_BYTES)} more.`}</p>
           </>
-        )}
+        ) : null}
       </div>
       {loadProblem && <Failure {...loadProblem} />}
-      <Gpu state={state} />
+      {!task && <OwnModel state={state} />}
       <Details state={state} />
-    </Panel>
+    </section>
   );
 }
 
@@ -77,14 +86,12 @@ function Loading({ progress }: { progress: NonNullable<State['progress']> }) {
 }
 
 /** What the browser says it has; once a model runs, it is known where. */
-function Gpu({ state: { info, probe } }: { state: State }) {
-  if (info) return null;
+function Gpu({ probe }: Pick<State, 'probe'>) {
   return (
     <p class="gpu note">
       {!probe && 'Looking for a GPU …'}
       {probe?.ok && `This browser has WebGPU: ${probe.adapter}.`}
-      {probe && !probe.ok && `No WebGPU: ${probe.reason}. Models run on the CPU here, with the same results.`}
-      {probe && !probe.ok && probe.hint && ` To have one: ${probe.hint}.`}
+      {probe && !probe.ok && `No GPU: ${probe.reason}. ${probe.hint ? sentence(probe.hint) : 'Models run on the CPU.'}`}
     </p>
   );
 }
@@ -98,7 +105,7 @@ function Details({ state: { info, backend, progress, source, cached } }: { state
     <details class="details">
       <summary>
         Details
-        <span class="note">{info ? `${millions(info.parameters)} parameters` : 'device'}</span>
+        <span class="note">{info ? `${millions(info.parameters)} parameters, trained with ${info.trainedLoops} loops` : 'choice of the device'}</span>
       </summary>
       {info && (
         <dl class="card">

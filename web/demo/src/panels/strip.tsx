@@ -34,7 +34,8 @@ function Answer({ state }: { state: State }) {
   const capped = run?.steps.filter((step) => step.exit === 'max').length ?? 0;
   return (
     <div class="answer">
-      <p class="said" role="status" aria-live="polite">
+      <p class="said">
+        <span role="status" aria-live="polite">
         {over && run.status !== 'failed' && (
           <>
             {run.status === 'stopped' && <span class="verdict">Cancelled. </span>}
@@ -43,6 +44,7 @@ function Answer({ state }: { state: State }) {
             {right === false && run.status === 'done' && <span class="verdict wrong"> ✗ wrong: it is {expected}</span>}
           </>
         )}
+        </span>
         {run?.status === 'running' && <span class="verdict">Running …</span>}
         {!run && <span class="verdict">Run a prompt: each token will say how many loops it took.</span>}
       </p>
