@@ -4,7 +4,8 @@ import { createReadStream, existsSync, statSync } from 'node:fs';
 import http from 'node:http';
 import { dirname, extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { chromium } from 'playwright-core';
+
+export { launch, native } from '../../tests/project.mjs';
 
 export const demo = dirname(dirname(fileURLToPath(import.meta.url)));
 export const root = dirname(dirname(demo));
@@ -13,7 +14,10 @@ const TYPES = {
   '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.wasm': 'application/wasm', '.json': 'application/json',
 };
 
-/** Serves the built page below /some/where/, and nothing else. `bytes` counts what was sent, by path. `slow` delays paths that it matches. */
+/**
+ * Serves the built page below /some/where/, and a model as a Hub would. `bytes` counts what was sent, by path. `state.slow` delays the paths
+ * that it matches.
+ */
 export async function serve() {
   const page = join(demo, 'dist');
   if (!existsSync(join(page, 'index.html'))) throw new Error(`expected the built page in ${page}: run "npm run build" first`);
@@ -22,7 +26,8 @@ export async function serve() {
   const server = http.createServer(async (request, response) => {
     const path = decodeURIComponent(new URL(request.url, 'http://localhost').pathname);
     const below = path.startsWith('/some/where/') ? normalize('/' + path.slice('/some/where/'.length)) : undefined;
-    const file = below && join(page, below === '/' ? 'index.html' : below);
+    const hub = /^\/hub\/some\/model\/resolve\/main\/([\w.]+)$/.exec(path);
+    const file = hub ? join(page, 'models/follow', hub[1]) : below && join(page, below === '/' ? 'index.html' : below);
     if (state.slow?.test(path)) await new Promise((resolve) => setTimeout(resolve, 3000));
     if (!file || !existsSync(file) || !statSync(file).isFile()) return response.writeHead(404, { 'Content-Type': 'text/plain' }).end('nothing here');
     const { size } = statSync(file);
@@ -36,20 +41,6 @@ export async function serve() {
     server.closeAllConnections();
   });
   return { address: `http://localhost:${server.address().port}/some/where/`, bytes, state, close };
-}
-
-/** Chromium; with WebGPU on a simulated GPU where that is asked for. */
-export function launch({ gpu = false } = {}) {
-  const simulated = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan', '--use-vulkan=swiftshader'];
-  return chromium.launch({
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    args: [
-      '--headless=new', '--no-sandbox', ...(gpu ? simulated : []), '--disable-quic', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync',
-    ],
-    // Where other tests choose drivers for themselves, the browser must not follow.
-    env: Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^VK_/.test(name))),
-  });
 }
 
 /** A page that tells of every error of its own. `before` runs in it before anything else does. */

@@ -18,11 +18,10 @@ async function top(page, id) {
   await page.evaluate((id) => window.scrollTo(0, id ? document.getElementById(id).getBoundingClientRect().top + scrollY - 12 : 0), id);
 }
 
-/** Each leaves the page as the picture shall show it; `gpu` runs it on a simulated GPU, which is slow enough to be caught at work. */
+/** Each leaves the page as the picture shall show it. The simulated GPU is slow enough to be caught at work. */
 const SCENES = {
   idle: { full: true, act: async () => {} },
   generating: {
-    gpu: true,
     act: async (page) => {
       await page.click('.details summary');
       await page.selectOption('.details select', 'webgpu');
@@ -97,13 +96,12 @@ const SIZES = {
 
 const wanted = process.argv.slice(2);
 const server = await serve();
-const browsers = { false: await launch(), true: undefined };
-for (const [name, { act, before, full = false, gpu = false }] of Object.entries(SCENES)) {
+const browser = await launch();
+for (const [name, { act, before, full = false }] of Object.entries(SCENES)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue;
-  browsers[gpu] ??= await launch({ gpu });
   for (const [size, options] of Object.entries(SIZES)) {
     for (const colorScheme of ['light', 'dark']) {
-      const page = await open(browsers[gpu], server.address, { ...options, colorScheme, reducedMotion: 'reduce', before });
+      const page = await open(browser, server.address, { ...options, colorScheme, reducedMotion: 'reduce', before });
       await act(page);
       await page.waitForTimeout(200);
       const fullPage = full && !(await page.$('dialog[open]'));
@@ -113,5 +111,5 @@ for (const [name, { act, before, full = false, gpu = false }] of Object.entries(
     }
   }
 }
-for (const browser of Object.values(browsers)) await browser?.close();
+await browser.close();
 await server.close();

@@ -34,7 +34,9 @@ export function LoopMap({ state }: { state: State }) {
   const stairs = staircase(steps, now);
   return (
     <Panel id="map" title="Tokens × loops" tools={tools}>
-      {view === 'map' ? <Canvas state={state} heights={stairs.heights} /> : <Cells steps={steps} metric={metric} heights={stairs.heights} />}
+      {steps.length === 0 ? (
+        <p class="empty blank">Each column will be a token, each row a loop, and a line will show how deep the cache is.</p>
+      ) : view === 'map' ? <Canvas state={state} heights={stairs.heights} /> : <Cells steps={steps} metric={metric} heights={stairs.heights} />}
       <p class="stairs note">{steps.length > 0 && <Stairs steps={steps} now={now} {...stairs} />}</p>
     </Panel>
   );
