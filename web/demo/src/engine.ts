@@ -134,10 +134,11 @@ export async function runPrompt(): Promise<void> {
   const run = await generate(depth, trace, (run) => store.set({ run }));
   const { at } = store.get();
   const deepest = run.steps.reduce((best, step, i) => (step.loops >= (run.steps[best]?.loops ?? 0) ? i : best), 0);
+  const named = at && run.steps[at.token] ? at.token : deepest;
+  // Nobody has clicked: what comes up by itself comes up complete.
+  if (run.steps[named]) await nameLens(run.steps[named]);
   store.set({ busy: undefined, at: undefined });
-  if (run.steps.length === 0 || store.get().pin !== undefined) return;
-  if (at && run.steps[at.token]) pinToken(at.token, at.loop);
-  else pinToken(deepest);
+  if (run.steps.length > 0 && store.get().pin === undefined) pinToken(named, named === at?.token ? at.loop : undefined);
 }
 
 /** Asks at every depth, by runs of their own: what a lens shows at a loop is not what the model says when it must stop there. */

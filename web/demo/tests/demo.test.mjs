@@ -41,7 +41,7 @@ for (const [model, index, answer] of [['follow', 2, 'm z'], ['cups', 1, 'cup 2']
       const { steps } = native(['-m', model, '-p', await page.inputValue('textarea')]);
       assert.deepEqual(shown.map((each) => each.loops), steps.map((step) => step.loops));
       assert.deepEqual(shown.map((each) => each.says), steps.map((step) => step.next.text.trim()));
-      assert.match(shown.at(-1).label, /loops?, halted, predicts '.*', right$/);
+      assert.match(shown.at(-1).name, /^'.+', \d+ loops?, halted, predicts ✓.+, right$/);
     }));
 }
 
@@ -113,14 +113,14 @@ test('a link restores the state, and fetches no weights by itself', () =>
     await until(page, () => location.hash.includes('at=1.'));
     const link = page.url();
     assert.match(link, /#m=refrain%3Acups&p=%401\+12\+23\+34&d=cap2&s=7&t=0&at=1\.2&v=1$/);
-    const before = (await tokens(page)).map((each) => each.label);
+    const before = (await tokens(page)).map((each) => each.name);
     server.bytes.clear();
     await withPage({ address: link }, async (other) => {
       await other.waitForTimeout(500);
       assert.deepEqual([...server.bytes.keys()].filter((path) => /models|wasm/.test(path)), []);
       assert.equal(await other.inputValue('textarea'), '@1 12 23 34');
       await run(other);
-      assert.deepEqual((await tokens(other)).map((each) => each.label), before);
+      assert.deepEqual((await tokens(other)).map((each) => each.name), before);
       await until(other, () => document.querySelector('.token[aria-pressed=true]')?.dataset.index === '1');
     });
   }));
@@ -230,13 +230,13 @@ test('without WebGPU the CPU runs it, and the page says so', () =>
 test('on WebGPU (a simulated GPU) the loops are the same', () =>
   withPage({}, async (page) => {
     await run(page);
-    const onCpu = (await tokens(page)).map((each) => each.label);
+    const onCpu = (await tokens(page)).map((each) => each.name);
     await page.click('.details summary');
     await page.selectOption('.details select', 'webgpu');
     await page.click('button.go');
     await page.waitForSelector('.runs[data-backend=webgpu]', { timeout: 60_000 });
     await done(page);
-    assert.deepEqual((await tokens(page)).map((each) => each.label), onCpu);
+    assert.deepEqual((await tokens(page)).map((each) => each.name), onCpu);
   }));
 
 test('the tour goes through, each step a run', () =>

@@ -76,7 +76,7 @@ export function tokens(page) {
       text: each.querySelector('.text').textContent,
       loops: Number(each.querySelector('.loops').textContent),
       says: each.querySelector('.says')?.textContent.replace(/^[✓✗]/, '') ?? '',
-      label: each.getAttribute('aria-label'),
+      name: each.textContent,
     })),
   );
 }

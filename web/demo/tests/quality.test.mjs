@@ -40,7 +40,7 @@ test('while it generates no task is longer than 50 ms, and nothing moves', async
   await page.evaluate(() => {
     window.seen = { long: [], shifts: [] };
     new PerformanceObserver((list) => window.seen.long.push(...list.getEntries().map((each) => each.duration))).observe({ type: 'longtask' });
-    new PerformanceObserver((list) => window.seen.shifts.push(...list.getEntries().filter((each) => !each.hadRecentInput).map((each) => each.value))).observe({ type: 'layout-shift' });
+    new PerformanceObserver((list) => window.seen.shifts.push(...list.getEntries().filter((each) => !each.hadRecentInput).map((each) => `${each.value.toFixed(6)} ${each.sources.map(({ node }) => (node?.outerHTML ?? node?.textContent)?.slice(0, 80)).join(' | ')}`))).observe({ type: 'layout-shift' });
     // Not a click: what moves after one would not count.
     document.querySelector('button.go').click();
   });

@@ -32,6 +32,14 @@ function Answer({ state }: { state: State }) {
   const loops = run?.steps.reduce((sum, step) => sum + step.loops, 0) ?? 0;
   const most = run?.steps.reduce((most, step) => Math.max(most, step.loops), 0) ?? 0;
   const capped = run?.steps.filter((step) => step.exit === 'max').length ?? 0;
+  // One text: its parts must not push each other about as they grow.
+  const costs = [
+    count(run?.steps.length ?? 0, 'token'),
+    count(loops, 'loop'),
+    `${most} at most`,
+    capped > 0 && `${count(capped, 'token')} cut off by the cap`,
+    over && run.ms > 0 && `${milliseconds(run.ms)} ms`,
+  ];
   return (
     <div class="answer">
       <p class="said">
@@ -49,13 +57,7 @@ function Answer({ state }: { state: State }) {
         {!run && <span class="verdict">Run a prompt: each token will say how many loops it took.</span>}
       </p>
       <p class="cost number">
-        {run && run.steps.length > 0 && (
-          <>
-            {count(run.steps.length, 'token')}, {count(loops, 'loop')}, {most} at most
-            {capped > 0 && <>, {count(capped, 'token')} cut off by the cap</>}
-            {over && run.ms > 0 && <>, {milliseconds(run.ms)} ms</>}
-          </>
-        )}
+        {run && run.steps.length > 0 && costs.filter(Boolean).join(', ')}
       </p>
     </div>
   );
@@ -118,12 +120,9 @@ function Token({ step, index, run, pinned, tab, share, surprise, right }: TokenP
   const text = shown(step.text);
   const says = run.inPlace ? shown(step.next.text) : '';
   const mark = right === undefined ? '' : right ? '✓' : '✗';
-  const label = [
-    `'${text}', ${count(step.loops, 'loop')}, ${ENDS[step.exit]}`,
-    says && `predicts '${says}'`,
-    right === undefined ? '' : right ? 'right' : 'wrong',
-    surprise && step.logprob !== null && `surprise ${bits(step.logprob).toFixed(1)} bits`,
-  ].filter(Boolean);
+  // The name of the button is its text: "'cat', 7 loops, halted", of which only what is short is seen.
+  const loops = surprise && step.logprob !== null ? `${bits(step.logprob).toFixed(1)}b` : String(step.loops);
+  const verdict = right === undefined ? '' : right ? ', right' : ', wrong';
   const pin = () => {
     pinToken(index);
     store.set({ inspecting: true });
@@ -134,21 +133,31 @@ function Token({ step, index, run, pinned, tab, share, surprise, right }: TokenP
       style={{ background: cividis(share), color: inkOn(share) }}
       data-index={index}
       data-loops={step.loops}
-      aria-label={label.join(', ')}
       aria-pressed={pinned}
       tabIndex={tab ? 0 : -1}
       onClick={pin}
     >
+      <Unseen>'</Unseen>
       <span class="text">{text}</span>
-      <span class="loops">{surprise && step.logprob !== null ? `${bits(step.logprob).toFixed(1)}b` : step.loops}</span>
-      {run.inPlace && (
-        <span class={`says ${right === undefined ? '' : right ? 'right' : 'wrong'}`}>
-          {mark}
+      <Unseen>', {surprise && `${count(step.loops, 'loop')}, surprise `}</Unseen>
+      <span class="loops">{loops}</span>
+      <Unseen>
+        {surprise ? '' : step.loops === 1 ? ' loop' : ' loops'}, {ENDS[step.exit]}
+        {says && ', predicts '}
+      </Unseen>
+      {says && (
+        <span class={`says ${verdict.slice(2)}`}>
+          {mark && <i aria-hidden="true">{mark}</i>}
           {says}
         </span>
       )}
+      <Unseen>{verdict}</Unseen>
     </button>
   );
+}
+
+function Unseen({ children }: { children: preact.ComponentChildren }) {
+  return <span class="hidden">{children}</span>;
 }
 
 function Legend({ state }: { state: State }) {
