@@ -4,7 +4,6 @@ import { type DepthChoice, type Problem, type Run, type State, STOPS, store } fr
 import { taskOf } from './tasks';
 
 let model: Model | undefined;
-let loading: AbortController | undefined;
 let generation: Generation | undefined;
 let sweeping: AbortController | undefined;
 
@@ -38,34 +37,53 @@ export function chooseModel(source: string): void {
   store.set({ source, loadProblem: undefined, notice: '', at: undefined, maxTokens: 0, ...(prompt ? { prompt } : {}) });
 }
 
-/** Makes the chosen model ready; at once if it is. Returns whether it is. */
-export async function ensureModel(): Promise<boolean> {
-  const { source, loaded, files, hub, backend } = store.get();
-  if (model && loaded === source) return true;
-  await unload();
-  loading?.abort();
-  const mine = (loading = new AbortController());
+let opening: { source: string; control: AbortController; done: Promise<boolean> } | undefined;
+
+/** Makes the chosen model ready; at once if it is, and not twice if it is on its way. Returns whether it is. */
+export function ensureModel(): Promise<boolean> {
+  const { source, loaded } = store.get();
+  if (model && loaded === source) return Promise.resolve(true);
+  if (opening?.source === source && !opening.control.signal.aborted) return opening.done;
+  opening?.control.abort();
+  const control = new AbortController();
+  const mine = { source, control, done: open(source, control).finally(() => opening === mine && (opening = undefined)) };
+  opening = mine;
+  return mine.done;
+}
+
+async function open(source: string, { signal }: AbortController): Promise<boolean> {
+  const { files, hub, backend } = store.get();
   store.set({ loadProblem: undefined, progress: { phase: 'download', file: '', fromCache: false, fraction: 0, loaded: 0, total: 0, elapsedMs: 0 } });
   try {
-    const from = source === 'files' ? archiveOf(files) : source;
-    const made = await load(from, {
-      signal: mine.signal,
+    await unload();
+    const made = await load(source === 'files' ? archiveOf(files) : source, {
+      signal,
       backend,
       base: new URL('models/', document.baseURI),
       hub: hub || undefined,
-      onProgress: (progress) => loading === mine && store.set({ progress }),
+      onProgress: (progress) => signal.aborted || store.set({ progress }),
     });
-    if (loading !== mine) {
+    if (signal.aborted) {
       await made.dispose();
       return false;
     }
     model = made;
+    void watch(made);
     store.set({ info: made.info, loaded: source, progress: undefined, texts: new Map(), fromLink: false });
     void listCache();
     return true;
   } catch (error) {
-    if (loading === mine) store.set({ progress: undefined, loadProblem: mine.signal.aborted ? undefined : problemOf(error) });
+    if (!signal.aborted) store.set({ progress: undefined, loadProblem: problemOf(error) });
     return false;
+  }
+}
+
+/** A lost device is no end: the package opens the model again by itself. It is said all the same. */
+async function watch(made: Model): Promise<void> {
+  for (;;) {
+    const { message } = await made.lost;
+    if (made !== model) return;
+    store.set({ notice: `The device was lost (${message}). The model is opened again on a new one by the next run.` });
   }
 }
 
@@ -76,7 +94,8 @@ function archiveOf(files: File[]): File | File[] {
 }
 
 export function cancelLoad(): void {
-  loading?.abort();
+  opening?.control.abort();
+  store.set({ progress: undefined });
 }
 
 export async function unload(): Promise<void> {

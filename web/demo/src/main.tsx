@@ -1,6 +1,6 @@
 import { render } from 'preact';
 import { App } from './app';
-import { look } from './engine';
+import { cancelLoad, look, unload } from './engine';
 import { fromHash, keepHash } from './share';
 import { store } from './state';
 import { followTheme } from './theme';
@@ -16,7 +16,10 @@ keepHash();
 // A link pasted into the page that is open already.
 window.addEventListener('hashchange', () => {
   const again = fromHash(location.hash);
-  if (again) store.set({ run: undefined, pin: undefined, ...again });
+  if (!again) return;
+  cancelLoad();
+  void unload();
+  store.set(again);
 });
 render(<App />, document.getElementById('app')!);
 void look();

@@ -39,12 +39,12 @@ export function fromHash(text: string): Partial<State> | undefined {
   if (hash.has('d') && !depth) wrong.push(`d=${hash.get('d')}`);
   const model = hash.get('m') ?? '';
   const shared = {
-    source: /^(refrain|hf):/.test(model) ? model : undefined,
+    source: /^(refrain|hf|https?):/.test(model) ? model : undefined,
     prompt: hash.get('p') ?? undefined,
     depth,
     seed: number('s', (value) => Number.isSafeInteger(value) && value >= 0),
     temperature: number('t', (value) => value >= 0 && value <= 2),
-    maxTokens: number('n', (value) => Number.isSafeInteger(value) && value >= 0 && value <= 1024),
+    maxTokens: number('n', (value) => Number.isSafeInteger(value) && value >= 0 && value <= 1024) ?? 0,
   };
   if (model && !shared.source) wrong.push(`m=${model}`);
   if (hash.get('v') !== VERSION) wrong.push(`v=${hash.get('v')}`);
@@ -54,7 +54,7 @@ export function fromHash(text: string): Partial<State> | undefined {
     ...known,
     fromLink: true,
     notice: wrong.length > 0 ? `This link has parts that this page does not know (${wrong.join(', ')}); they were left out.` : '',
-    ...(token ? { at: { token: Number(token), loop: Number(loop) } } : {}),
+    at: token ? { token: Number(token), loop: Number(loop) } : undefined,
   };
 }
 

@@ -86,10 +86,10 @@ export function Lens({ step, loop, texts }: LensProps) {
                 const text = name(id);
                 const x = place.x(i + 1) - place.column / 2;
                 return (
-                  <g key={`${i}.${rank}`} class={i < step.loops ? '' : 'late'}>
-                    <rect x={x + 0.5} y={place.y(1) + rank * tall + 0.5} width={Math.max(place.column - 1, 1)} height={tall - 1} fill={cividis(p)} />
+                  <g key={`${i}.${rank}`}>
+                    {i < step.loops && <rect x={x + 0.5} y={place.y(1) + rank * tall + 0.5} width={Math.max(place.column - 1, 1)} height={tall - 1} fill={cividis(p)} />}
                     {text.length * 7 <= place.column && (
-                      <text class="cell" x={x + place.column / 2} y={place.y(1) + (rank + 0.5) * tall + 4} text-anchor="middle" style={{ fill: inkOn(p) }}>
+                      <text class="cell" x={x + place.column / 2} y={place.y(1) + (rank + 0.5) * tall + 4} text-anchor="middle" style={i < step.loops ? { fill: inkOn(p) } : {}}>
                         {text}
                       </text>
                     )}

@@ -15,6 +15,14 @@ const MODES = [
   ['fixed', 'Fixed'],
 ] as const;
 
+/** Where a number of loops is on the scale, in percent: in the middle of its stop, or between two. */
+function tick(loops: number): number {
+  const above = STOPS.findIndex((stop) => stop >= loops);
+  if (above <= 0) return ((above < 0 ? STOPS.length : 0.5) / STOPS.length) * 100;
+  const [low, high] = [STOPS[above - 1] ?? 0, STOPS[above] ?? 1];
+  return ((above - 0.5 + (loops - low) / (high - low)) / STOPS.length) * 100;
+}
+
 /** How deep: a mode, and a scale of stops with a tick at the trained depth and hatching beyond it. */
 export function Depth({ name, value, trained, most, onChange }: DepthProps) {
   const { mode, loops } = value;
@@ -30,7 +38,7 @@ export function Depth({ name, value, trained, most, onChange }: DepthProps) {
       <Choice label={name} value={mode} options={MODES} onChange={(mode) => onChange({ mode, loops })} />
       <div class="stops" role="radiogroup" aria-label={`${name}: loops`} data-off={mode === 'model'}>
         {STOPS.map((stop) => (
-          <label key={stop} class={stop > trained ? 'beyond' : stop === trained ? 'trained' : ''}>
+          <label key={stop} class={stop > trained ? 'beyond' : ''}>
             <input
               type="radio"
               name={`${name}: loops`}
@@ -44,8 +52,9 @@ export function Depth({ name, value, trained, most, onChange }: DepthProps) {
         ))}
       </div>
       <p class="scale" aria-hidden="true">
-        <span>trained to {trained}</span>
-        <span>beyond training</span>
+        <i style={{ left: `${tick(trained)}%` }} />
+        <span style={{ left: `${Math.min(Math.max(tick(trained), 14), 86)}%` }}>trained to {trained}</span>
+        {trained < 16 && <span class="end">beyond training</span>}
       </p>
       <p class="note">{says[mode]}</p>
     </div>

@@ -130,6 +130,6 @@ async function another(source: string): Promise<void> {
     at += 1;
     if (prompt !== undefined && source === store.get().source) store.set({ prompt, at: undefined, notice: '' });
   } catch (error) {
-    store.set({ notice: problemOf(error).message });
+    store.set({ notice: `The model’s problems could not be read: ${problemOf(error).message}` });
   }
 }

@@ -67,7 +67,8 @@ function Tokens({ state }: { state: State }) {
   const { run, pin, colour, loop } = state;
   const list = useRef<HTMLDivElement>(null);
   const steps = run?.steps ?? [];
-  const expected = run && expectedOf(state, run.prompt, run.inPlace);
+  // Which tokens are the questions is known when all are there.
+  const expected = run?.status === 'done' ? expectedOf(state, run.prompt, run.inPlace) : undefined;
   const most = mostLoops(state);
   // Newly written tokens stay in view; a prompt does not scroll away from its beginning.
   const outputs = steps.filter((step) => step.role === 'output').length;
