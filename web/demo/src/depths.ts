@@ -12,7 +12,12 @@ export const METRICS: readonly (readonly [Metric, string])[] = [
 /** The running sum of p over the loops, never more than 1. */
 export function massAt(trace: Trace | undefined, loop: number): number | undefined {
   const p = trace?.haltProbabilities;
-  return p && p.length >= loop ? Math.min(p.slice(0, loop).reduce((sum, each) => sum + each, 0), 1) : undefined;
+  return p && p.length >= loop
+    ? Math.min(
+        p.slice(0, loop).reduce((sum, each) => sum + each, 0),
+        1,
+      )
+    : undefined;
 }
 
 export function metricAt(metric: Metric, trace: Trace | undefined, loop: number): number | undefined {

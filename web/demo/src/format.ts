@@ -1,7 +1,10 @@
 /** A token as it is shown: a space before a word is left out, what cannot be seen is named. */
 export function shown(text: string): string {
   if (text === '') return '∅';
-  const word = text.replace(/^ (?=\S)/, '').replace(/\n/g, '↵').replace(/\t/g, '⇥');
+  const word = text
+    .replace(/^ (?=\S)/, '')
+    .replace(/\n/g, '↵')
+    .replace(/\t/g, '⇥');
   return /^ +$/.test(word) ? '␣'.repeat(Math.min(word.length, 4)) : word;
 }
 

@@ -83,7 +83,8 @@ function columns(a: string, b: string): string {
 }
 
 /** Where `a` ends, 25 arrows on: every letter there is, in an order that helps nobody. */
-const ALPHABET = 'm >n c >d x >y r >s a >b p >q h >i u >v e >f t >u k >l z >z b >c w >x g >h q >r d >e n >o v >w j >k s >t f >g y >z l >m o >p i >j ?a';
+const ALPHABET =
+  'm >n c >d x >y r >s a >b p >q h >i u >v e >f t >u k >l z >z b >c w >x g >h q >r d >e n >o v >w j >k s >t f >g y >z l >m o >p i >j ?a';
 
 export const TASKS: Task[] = [
   {
@@ -111,8 +112,14 @@ export const TASKS: Task[] = [
     presets: [
       { title: 'Three swaps', prompt: '@1 12 23 34' },
       { title: 'Twelve swaps: four more than it was trained on', prompt: '@2 25 14 35 23 12 45 13 24 35 15 34 12' },
-      { title: '31 swaps: all that 32 loops can follow', prompt: '@3 13 35 25 14 23 45 12 34 15 24 13 25 35 14 12 45 23 34 15 13 24 35 12 25 14 34 45 23 15 13 24' },
-      { title: '40 swaps: more than 32 loops can follow', prompt: '@3 13 35 25 14 23 45 12 34 15 24 13 25 35 14 12 45 23 34 15 13 24 35 12 25 14 34 45 23 15 13 24 12 35 14 25 23 45 13 34 15' },
+      {
+        title: '31 swaps: all that 32 loops can follow',
+        prompt: '@3 13 35 25 14 23 45 12 34 15 24 13 25 35 14 12 45 23 34 15 13 24 35 12 25 14 34 45 23 15 13 24',
+      },
+      {
+        title: '40 swaps: more than 32 loops can follow',
+        prompt: '@3 13 35 25 14 23 45 12 34 15 24 13 25 35 14 12 45 23 34 15 13 24 35 12 25 14 34 45 23 15 13 24 12 35 14 25 23 45 13 34 15',
+      },
     ],
     expected: cups,
     answer: (found) => `cup ${found.join(' ')}`,
@@ -131,7 +138,11 @@ export const TASKS: Task[] = [
       { title: '99…9 + 1, forty nines: more than 32 loops can carry', prompt: columns('9'.repeat(40), '1') },
     ],
     expected: add,
-    answer: (found) => [...found].reverse().join('').replace(/^0(?=.)/, ''),
+    answer: (found) =>
+      [...found]
+        .reverse()
+        .join('')
+        .replace(/^0(?=.)/, ''),
   },
 ];
 

@@ -16,7 +16,14 @@ const FOLLOW = 'refrain:follow';
 async function ask(model: string, preset: number, loops?: number): Promise<void> {
   chooseModel(model);
   const prompt = taskOf(model)?.presets[preset]?.prompt ?? '';
-  store.set({ prompt, maxTokens: 0, temperature: 0, trace: true, at: undefined, depth: loops ? { mode: 'cap', loops } : { mode: 'model', loops: 8 } });
+  store.set({
+    prompt,
+    maxTokens: 0,
+    temperature: 0,
+    trace: true,
+    at: undefined,
+    depth: loops ? { mode: 'cap', loops } : { mode: 'model', loops: 8 },
+  });
   if (await ensureModel()) await runPrompt();
 }
 

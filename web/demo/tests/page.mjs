@@ -11,7 +11,12 @@ export const demo = dirname(dirname(fileURLToPath(import.meta.url)));
 export const root = dirname(dirname(demo));
 
 const TYPES = {
-  '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.wasm': 'application/wasm', '.json': 'application/json',
+  '.html': 'text/html',
+  '.js': 'text/javascript',
+  '.css': 'text/css',
+  '.svg': 'image/svg+xml',
+  '.wasm': 'application/wasm',
+  '.json': 'application/json',
 };
 
 /**
@@ -36,10 +41,11 @@ export async function serve() {
     createReadStream(file).pipe(response);
   });
   await new Promise((resolve) => server.listen(0, 'localhost', resolve));
-  const close = () => new Promise((resolve) => {
-    server.close(resolve);
-    server.closeAllConnections();
-  });
+  const close = () =>
+    new Promise((resolve) => {
+      server.close(resolve);
+      server.closeAllConnections();
+    });
   return { address: `http://localhost:${server.address().port}/some/where/`, bytes, state, close };
 }
 
@@ -63,10 +69,14 @@ export async function run(page) {
 }
 
 export async function done(page) {
-  await page.waitForFunction(() => {
-    const go = document.querySelector('button.go');
-    return go && !/Cancel/.test(go.textContent) && document.querySelector('.said b, .failure');
-  }, undefined, { timeout: 60_000 });
+  await page.waitForFunction(
+    () => {
+      const go = document.querySelector('button.go');
+      return go && !/Cancel/.test(go.textContent) && document.querySelector('.said b, .failure');
+    },
+    undefined,
+    { timeout: 60_000 },
+  );
 }
 
 /** The tokens as they are shown: text, loops, prediction. */

@@ -40,7 +40,16 @@ test('while it generates no task is longer than 50 ms, and nothing moves', async
   await page.evaluate(() => {
     window.seen = { long: [], shifts: [] };
     new PerformanceObserver((list) => window.seen.long.push(...list.getEntries().map((each) => each.duration))).observe({ type: 'longtask' });
-    new PerformanceObserver((list) => window.seen.shifts.push(...list.getEntries().filter((each) => !each.hadRecentInput).map((each) => `${each.value.toFixed(6)} ${each.sources.map(({ node }) => (node?.outerHTML ?? node?.textContent)?.slice(0, 80)).join(' | ')}`))).observe({ type: 'layout-shift' });
+    new PerformanceObserver((list) =>
+      window.seen.shifts.push(
+        ...list
+          .getEntries()
+          .filter((each) => !each.hadRecentInput)
+          .map(
+            (each) => `${each.value.toFixed(6)} ${each.sources.map(({ node }) => (node?.outerHTML ?? node?.textContent)?.slice(0, 80)).join(' | ')}`,
+          ),
+      ),
+    ).observe({ type: 'layout-shift' });
     // Not a click: what moves after one would not count.
     document.querySelector('button.go').click();
   });
@@ -88,10 +97,19 @@ for (const [name, act] of Object.entries(STATES)) {
         await act(page);
         await page.waitForTimeout(100);
         await page.evaluate(axe);
-        const found = await page.evaluate(async () => (await window.axe.run()).violations.map(({ id, impact, nodes }) => ({ id, impact, nodes: nodes.map((each) => `${each.html.slice(0, 120)} ${each.any[0]?.message ?? ''}`) })));
+        const found = await page.evaluate(async () =>
+          (await window.axe.run()).violations.map(({ id, impact, nodes }) => ({
+            id,
+            impact,
+            nodes: nodes.map((each) => `${each.html.slice(0, 120)} ${each.any[0]?.message ?? ''}`),
+          })),
+        );
         const minor = found.filter(({ impact }) => !['serious', 'critical'].includes(impact));
         if (minor.length > 0) console.log(name, size, colorScheme, 'minor:', JSON.stringify(minor));
-        assert.deepEqual(found.filter((each) => !minor.includes(each)), []);
+        assert.deepEqual(
+          found.filter((each) => !minor.includes(each)),
+          [],
+        );
         const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
         assert.ok(wide <= 0, `the page is ${wide} px wider than the window`);
         await page.context().close();

@@ -72,7 +72,11 @@ const SCENES = {
   error: {
     act: async (page) => {
       await page.click('text=yours');
-      await page.setInputFiles('input[multiple]', { name: 'config.json', mimeType: 'application/json', buffer: Buffer.from('{"model_type": "llama"}') });
+      await page.setInputFiles('input[multiple]', {
+        name: 'config.json',
+        mimeType: 'application/json',
+        buffer: Buffer.from('{"model_type": "llama"}'),
+      });
       await page.waitForSelector('.failure');
     },
   },

@@ -18,7 +18,11 @@ export function Halting({ step, loop, threshold }: HaltingProps) {
   const p = step.trace?.haltProbabilities ?? [];
   const loops = recorded(step);
   const at = p[loop - 1];
-  const ends = { halted: `the sum reaches ${threshold.toFixed(2)} at loop ${step.loops}`, max: `the cap ended it at loop ${step.loops}`, fixed: `${step.loops} loops were asked for` };
+  const ends = {
+    halted: `the sum reaches ${threshold.toFixed(2)} at loop ${step.loops}`,
+    max: `the cap ended it at loop ${step.loops}`,
+    fixed: `${step.loops} loops were asked for`,
+  };
   return (
     <LoopChart
       title="Halting"
@@ -33,13 +37,26 @@ export function Halting({ step, loop, threshold }: HaltingProps) {
           <YTick at={0} text="0" place={place} />
           <YTick at={0.5} text="0.5" place={place} />
           {p.map((each, i) => (
-            <rect key={i} class={i < step.loops ? 'mark' : 'mark late'} x={place.x(i + 1) - place.column * 0.35} width={place.column * 0.7} y={place.y(each)} height={place.y(0) - place.y(each)} />
+            <rect
+              key={i}
+              class={i < step.loops ? 'mark' : 'mark late'}
+              x={place.x(i + 1) - place.column * 0.35}
+              width={place.column * 0.7}
+              y={place.y(each)}
+              height={place.y(0) - place.y(each)}
+            />
           ))}
           <line class="threshold" x1={LEFT} x2={place.width - 4} y1={place.y(threshold)} y2={place.y(threshold)} />
           <text x={LEFT - 6} y={place.y(threshold) + 4} text-anchor="end">
             {threshold.toFixed(2)}
           </text>
-          <polyline class="curve" points={p.slice(0, step.loops).map((_, i) => `${place.x(i + 1)},${place.y(massAt(step.trace, i + 1) ?? 0)}`).join(' ')} />
+          <polyline
+            class="curve"
+            points={p
+              .slice(0, step.loops)
+              .map((_, i) => `${place.x(i + 1)},${place.y(massAt(step.trace, i + 1) ?? 0)}`)
+              .join(' ')}
+          />
           {p.slice(0, step.loops).map((_, i) => (
             <circle key={i} class="dot" cx={place.x(i + 1)} cy={place.y(massAt(step.trace, i + 1) ?? 0)} r={2.5} />
           ))}
@@ -65,7 +82,10 @@ export function Lens({ step, loop, texts }: LensProps) {
     <LoopChart
       title={`Lens: ${says}`}
       value={here ? `${name(here.ids[0])} ${share(here.probs[0] ?? 0)}` : ''}
-      label={`What each loop would say: ${lens.slice(0, step.loops).map((each, i) => `loop ${i + 1} ${name(each.ids[0])}`).join(', ')}; ${says}`}
+      label={`What each loop would say: ${lens
+        .slice(0, step.loops)
+        .map((each, i) => `loop ${i + 1} ${name(each.ids[0])}`)
+        .join(', ')}; ${says}`}
       loops={loops}
       own={step.loops}
       loop={loop}
@@ -87,9 +107,23 @@ export function Lens({ step, loop, texts }: LensProps) {
                 const x = place.x(i + 1) - place.column / 2;
                 return (
                   <g key={`${i}.${rank}`}>
-                    {i < step.loops && <rect x={x + 0.5} y={place.y(1) + rank * tall + 0.5} width={Math.max(place.column - 1, 1)} height={tall - 1} fill={cividis(p)} />}
+                    {i < step.loops && (
+                      <rect
+                        x={x + 0.5}
+                        y={place.y(1) + rank * tall + 0.5}
+                        width={Math.max(place.column - 1, 1)}
+                        height={tall - 1}
+                        fill={cividis(p)}
+                      />
+                    )}
                     {text.length * 7 <= place.column && (
-                      <text class="cell" x={x + place.column / 2} y={place.y(1) + (rank + 0.5) * tall + 4} text-anchor="middle" style={i < step.loops ? { fill: inkOn(p) } : {}}>
+                      <text
+                        class="cell"
+                        x={x + place.column / 2}
+                        y={place.y(1) + (rank + 0.5) * tall + 4}
+                        text-anchor="middle"
+                        style={i < step.loops ? { fill: inkOn(p) } : {}}
+                      >
                         {text}
                       </text>
                     )}
@@ -97,7 +131,15 @@ export function Lens({ step, loop, texts }: LensProps) {
                 );
               }),
             )}
-            {settled !== undefined && <line class="settled" x1={place.x(settled) - place.column / 2} x2={place.x(settled) - place.column / 2} y1={place.y(1) - 4} y2={place.y(0)} />}
+            {settled !== undefined && (
+              <line
+                class="settled"
+                x1={place.x(settled) - place.column / 2}
+                x2={place.x(settled) - place.column / 2}
+                y1={place.y(1) - 4}
+                y2={place.y(0)}
+              />
+            )}
           </>
         );
       }}
@@ -117,7 +159,10 @@ export function Experts({ step, loop, experts }: ChartProps & { experts: number 
     <LoopChart
       title={`Experts: ${changes === 0 ? 'no change' : changes === 1 ? '1 change' : `${changes} changes`}`}
       value={here ? here.ids.map((id, i) => `${id}: ${(here.gates[i] ?? 0).toFixed(2)}`).join(', ') : ''}
-      label={`Experts chosen: ${chosen.slice(0, step.loops).map((each, i) => `loop ${i + 1} ${each.ids.join(' and ')}`).join(', ')}`}
+      label={`Experts chosen: ${chosen
+        .slice(0, step.loops)
+        .map((each, i) => `loop ${i + 1} ${each.ids.join(' and ')}`)
+        .join(', ')}`}
       loops={loops}
       own={step.loops}
       loop={loop}
@@ -169,7 +214,10 @@ export function Convergence({ step, loop }: ChartProps) {
     <LoopChart
       title="Change of the state"
       value={at === undefined ? '' : `‖Δh‖/‖h‖ ${short(at)}`}
-      label={`Relative change of the state: ${change.slice(0, step.loops).map((each, i) => `loop ${i + 1} ${short(each)}`).join(', ')}`}
+      label={`Relative change of the state: ${change
+        .slice(0, step.loops)
+        .map((each, i) => `loop ${i + 1} ${short(each)}`)
+        .join(', ')}`}
       loops={loops}
       own={step.loops}
       loop={loop}
@@ -182,7 +230,13 @@ export function Convergence({ step, loop }: ChartProps) {
               <YTick key={each} at={(each - low) / (high - low)} text={each < -3 ? `1e${each}` : String(10 ** each)} place={place} />
             ))}
             <polyline class="curve late" points={logs.map((each, i) => `${place.x(i + 1)},${y(each)}`).join(' ')} />
-            <polyline class="curve" points={logs.slice(0, step.loops).map((each, i) => `${place.x(i + 1)},${y(each)}`).join(' ')} />
+            <polyline
+              class="curve"
+              points={logs
+                .slice(0, step.loops)
+                .map((each, i) => `${place.x(i + 1)},${y(each)}`)
+                .join(' ')}
+            />
             {logs.map((each, i) => (
               <circle key={i} class={i < step.loops ? 'dot' : 'dot late'} cx={place.x(i + 1)} cy={y(each)} r={2.5} />
             ))}

@@ -23,7 +23,11 @@ export interface Layout {
 /** Cells as large as there is room for, but never so small that they cannot be seen. */
 export function layoutOf(steps: Step[], heights: number[], room: number): Layout {
   const [left, top] = [34, 4];
-  const loops = Math.max(steps.reduce((most, step) => Math.max(most, recorded(step)), 1), ...heights, 1);
+  const loops = Math.max(
+    steps.reduce((most, step) => Math.max(most, recorded(step)), 1),
+    ...heights,
+    1,
+  );
   const column = Math.min(Math.max((room - left - 4) / Math.max(steps.length, 1), 9), 44);
   const row = Math.min(PLOT / loops, 36);
   return { left, top, column, row, loops, width: Math.max(room, Math.ceil(left + column * steps.length + 4)), height: top + PLOT + FOOT };

@@ -33,7 +33,13 @@ export function Compare({ state }: { state: State }) {
         <div>
           <h3>B: {depthName(b?.depth ?? depthB)}</h3>
           <Side state={state} run={b} differ={differ} />
-          <Depth name="Depth of B" value={depthB} trained={info?.trainedLoops ?? 8} most={info?.maxLoops ?? 32} onChange={(depthB) => store.set({ depthB })} />
+          <Depth
+            name="Depth of B"
+            value={depthB}
+            trained={info?.trainedLoops ?? 8}
+            most={info?.maxLoops ?? 32}
+            onChange={(depthB) => store.set({ depthB })}
+          />
         </div>
       </div>
       {(a?.problem ?? b?.problem) && <Failure {...(a?.problem ?? b!.problem!)} />}
@@ -77,7 +83,11 @@ function Side({ state, run, differ }: { state: State; run: Run | undefined; diff
             {found.right !== undefined && <span class={found.right ? 'right' : 'wrong'}> {found.right ? '✓ right' : '✗ wrong'}</span>}
             <span class="note">
               {' '}
-              {count(run.steps.reduce((sum, step) => sum + step.loops, 0), 'loop')}, {milliseconds(run.ms)} ms
+              {count(
+                run.steps.reduce((sum, step) => sum + step.loops, 0),
+                'loop',
+              )}
+              , {milliseconds(run.ms)} ms
             </span>
           </>
         )}
@@ -86,7 +96,11 @@ function Side({ state, run, differ }: { state: State; run: Run | undefined; diff
         {run?.steps.map((step, i) => {
           const share = loopShare(step.loops, most);
           return (
-            <li key={i} class={`${step.exit === 'max' ? 'cut' : ''} ${i === differ ? 'differs' : ''}`} style={{ background: cividis(share), color: inkOn(share) }}>
+            <li
+              key={i}
+              class={`${step.exit === 'max' ? 'cut' : ''} ${i === differ ? 'differs' : ''}`}
+              style={{ backgroundColor: cividis(share), color: inkOn(share) }}
+            >
               {run.inPlace && <span class="hidden">{shown(step.text)}: </span>}
               <span>{shown(said(run, step))}</span>
               <small>{step.loops}</small>

@@ -21,7 +21,12 @@ export function Inspector({ state }: { state: State }) {
   const tools = <Choice label="Show as" value={view} options={VIEWS} onChange={setView} />;
   const inside = <Inside state={state} step={step} view={view} />;
   // The tour lies over the page itself, and would be below a dialog.
-  if (narrow && state.tour === undefined) return step && state.inspecting ? <Sheet title={titleOf(step)} tools={tools}>{inside}</Sheet> : null;
+  if (narrow && state.tour === undefined)
+    return step && state.inspecting ? (
+      <Sheet title={titleOf(step)} tools={tools}>
+        {inside}
+      </Sheet>
+    ) : null;
   return (
     <Panel id="inspector" title={step ? titleOf(step) : 'Inside a token'} tools={tools}>
       {inside}
@@ -55,8 +60,10 @@ function Sheet({ title, tools, children }: { title: string; tools: preact.Compon
 
 function Inside({ state, step, view }: { state: State; step: Step | undefined; view: View }) {
   const { info, texts } = state;
-  if (!step) return <p class="empty inside">Pick a token above, with the mouse or with ← → and Enter: what happened in each of its loops comes up here.</p>;
-  if (!step.trace) return <p class="empty inside">The loops of this run were not recorded. Switch on “Record every loop” under Sampling, and run again.</p>;
+  if (!step)
+    return <p class="empty inside">Pick a token above, with the mouse or with ← → and Enter: what happened in each of its loops comes up here.</p>;
+  if (!step.trace)
+    return <p class="empty inside">The loops of this run were not recorded. Switch on “Record every loop” under Sampling, and run again.</p>;
   const loop = Math.min(state.loop, recorded(step));
   return (
     <div class="inside">
@@ -87,7 +94,9 @@ function story(step: Step): string {
     `${ends[step.exit]}${settled === undefined ? '' : `; what it says was there at loop ${settled}`}.`,
     later > 0 ? `${count(later, 'shaded loop')} more ${later === 1 ? 'was' : 'were'} run for deeper tokens after it.` : '',
     'The lens at loop k is a look at the state on its way, not the answer of a run with k loops: that is what the ladder is for.',
-  ].filter(Boolean).join(' ');
+  ]
+    .filter(Boolean)
+    .join(' ');
 }
 
 function Numbers({ step, loop, texts }: { step: Step; loop: number; texts: Map<number, string> }) {

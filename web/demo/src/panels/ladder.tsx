@@ -19,7 +19,12 @@ export function Ladder({ state }: { state: State }) {
     );
   const known = ladder && expectedOf(state, ladder.prompt, ladder.inPlace) !== undefined;
   return (
-    <Panel id="ladder" title="Ladder" tools={tools} note="The same prompt with 1, 2, 4 … loops allowed. Every row is a run of its own: this is what a depth is worth.">
+    <Panel
+      id="ladder"
+      title="Ladder"
+      tools={tools}
+      note="The same prompt with 1, 2, 4 … loops allowed. Every row is a run of its own: this is what a depth is worth."
+    >
       <div class="scroll">
         <table class="rungs">
           <thead>
@@ -46,7 +51,12 @@ export function Ladder({ state }: { state: State }) {
       </div>
       <p class="note below">
         {!ladder && 'Hatched: more loops than the model was trained with.'}
-        {ladder && (stale ? `This was asked of another prompt: ${ladder.prompt}` : known ? `The right answer: ${answerOf(state, ladder.prompt, ladder.inPlace, []).expected}` : 'Nobody here knows the right answer to this prompt.')}
+        {ladder &&
+          (stale
+            ? `This was asked of another prompt: ${ladder.prompt}`
+            : known
+              ? `The right answer: ${answerOf(state, ladder.prompt, ladder.inPlace, []).expected}`
+              : 'Nobody here knows the right answer to this prompt.')}
         {ladder?.status === 'stopped' && ' Cancelled.'}
       </p>
       {ladder?.problem && <Failure {...ladder.problem} />}
@@ -75,7 +85,7 @@ function Row({ rung: { depth, steps, ms }, state, trained }: { rung: Rung; state
       <td class="words">
         {steps ? (
           <span class="used">
-            <span class="swatch" style={{ background: cividis(share), color: inkOn(share) }}>
+            <span class="swatch" style={{ backgroundColor: cividis(share), color: inkOn(share) }}>
               {most}
             </span>
             {cut > 0 && <span class="dotted">{cut} cut off</span>}

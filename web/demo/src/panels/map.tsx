@@ -36,7 +36,11 @@ export function LoopMap({ state }: { state: State }) {
     <Panel id="map" title="Tokens × loops" tools={tools}>
       {steps.length === 0 ? (
         <p class="empty blank">Each column will be a token, each row a loop, and a line will show how deep the cache is.</p>
-      ) : view === 'map' ? <Canvas state={state} heights={stairs.heights} /> : <Cells steps={steps} metric={metric} heights={stairs.heights} />}
+      ) : view === 'map' ? (
+        <Canvas state={state} heights={stairs.heights} />
+      ) : (
+        <Cells steps={steps} metric={metric} heights={stairs.heights} />
+      )}
       <p class="stairs note">{steps.length > 0 && <Stairs steps={steps} now={now} {...stairs} />}</p>
     </Panel>
   );

@@ -38,17 +38,35 @@ export function OwnModel({ state }: { state: State }) {
           <input class="hidden" type="file" multiple onChange={take} aria-label="Choose a model's files, or a tar archive of them" />
         </label>
         <p class="note">
-          {files.length === 0 ? 'They stay on this machine.' : `${count(files.length, 'file')}: ${files.slice(0, 4).map((file) => file.name).join(', ')}${files.length > 4 ? ', …' : ''}`}
+          {files.length === 0
+            ? 'They stay on this machine.'
+            : `${count(files.length, 'file')}: ${files
+                .slice(0, 4)
+                .map((file) => file.name)
+                .join(', ')}${files.length > 4 ? ', …' : ''}`}
         </p>
       </div>
       <form onSubmit={fetchIt}>
         <label class="field">
           <span>Name on a Hub</span>
-          <input type="text" placeholder="hf:owner/repo@revision" value={name} onInput={(event) => setName(event.currentTarget.value)} spellcheck={false} autocapitalize="off" />
+          <input
+            type="text"
+            placeholder="hf:owner/repo@revision"
+            value={name}
+            onInput={(event) => setName(event.currentTarget.value)}
+            spellcheck={false}
+            autocapitalize="off"
+          />
         </label>
         <label class="field">
           <span>The Hub’s address</span>
-          <input type="url" placeholder="https://…" value={hub} onInput={(event) => store.set({ hub: event.currentTarget.value })} spellcheck={false} />
+          <input
+            type="url"
+            placeholder="https://…"
+            value={hub}
+            onInput={(event) => store.set({ hub: event.currentTarget.value })}
+            spellcheck={false}
+          />
         </label>
         <button type="submit" disabled={name.trim() === ''}>
           Fetch it

@@ -50,12 +50,20 @@ export function Status({ state }: { state: State }) {
         ) : info ? (
           <p class="ready">
             <b>Ready</b>
-            <span class="note">{info.fromCache ? 'Nothing was fetched.' : info.storage === 'opfs' ? 'Fetched, and kept in this browser.' : 'In memory only.'}</span>
+            <span class="note">
+              {info.fromCache ? 'Nothing was fetched.' : info.storage === 'opfs' ? 'Fetched, and kept in this browser.' : 'In memory only.'}
+            </span>
           </p>
         ) : task || source.startsWith('hf:') ? (
           <>
-            <button onClick={() => void ensureModel()}>{isCached ? `Open ${task?.title ?? source}` : task ? `Load ${task.title}, ${megabytes(task.bytes)}` : `Load ${source}`}</button>
-            <p class="note">{isCached ? 'Kept in this browser: nothing is fetched.' : `Nothing is fetched before you ask. The engine takes ${megabytes(ENGINE_BYTES)} more.`}</p>
+            <button onClick={() => void ensureModel()}>
+              {isCached ? `Open ${task?.title ?? source}` : task ? `Load ${task.title}, ${megabytes(task.bytes)}` : `Load ${source}`}
+            </button>
+            <p class="note">
+              {isCached
+                ? 'Kept in this browser: nothing is fetched.'
+                : `Nothing is fetched before you ask. The engine takes ${megabytes(ENGINE_BYTES)} more.`}
+            </p>
           </>
         ) : null}
       </div>
@@ -118,7 +126,10 @@ function Details({ state: { info, backend, progress, source, cached } }: { state
             {info.trainedLoops} loops at most; a token halts when Σ p reaches {info.haltingThreshold.toFixed(2)}
           </dd>
           <dt>Stable</dt>
-          <dd>largest A {info.spectralRadius.toFixed(2)}{info.spectralRadius < 1 ? ', below 1' : ', not below 1: it may run away'}</dd>
+          <dd>
+            largest A {info.spectralRadius.toFixed(2)}
+            {info.spectralRadius < 1 ? ', below 1' : ', not below 1: it may run away'}
+          </dd>
           <dt>Weights</dt>
           <dd>
             {info.storage === 'opfs' ? 'kept in this browser' : 'in memory only'}

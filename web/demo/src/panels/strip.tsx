@@ -15,7 +15,11 @@ const COLOURS = [
 export function Strip({ state }: { state: State }) {
   const { run, colour } = state;
   return (
-    <Panel id="tokens" title="Tokens" tools={<Choice label="Colour by" value={colour} options={COLOURS} onChange={(colour) => store.set({ colour })} />}>
+    <Panel
+      id="tokens"
+      title="Tokens"
+      tools={<Choice label="Colour by" value={colour} options={COLOURS} onChange={(colour) => store.set({ colour })} />}
+    >
       <Answer state={state} />
       <Tokens state={state} />
       <Legend state={state} />
@@ -44,21 +48,20 @@ function Answer({ state }: { state: State }) {
     <div class="answer">
       <p class="said">
         <span role="status" aria-live="polite">
-        {over && run.status !== 'failed' && (
-          <>
-            {run.status === 'stopped' && <span class="verdict">Cancelled. </span>}
-            <b>{text || '(nothing)'}</b>
-            {right === true && run.status === 'done' && <span class="verdict right"> ✓ right</span>}
-            {right === false && run.status === 'done' && <span class="verdict wrong"> ✗ wrong: it is {expected}</span>}
-          </>
-        )}
+          {over && run.status !== 'failed' && (
+            <>
+              {run.status === 'stopped' && <span class="verdict">Cancelled. </span>}
+              <b>{text || '(nothing)'}</b>
+              {right === true && run.status === 'done' && <span class="verdict right"> ✓ right</span>}
+              {right === false && run.status === 'done' && <span class="verdict wrong"> ✗ wrong</span>}
+            </>
+          )}
         </span>
         {run?.status === 'running' && <span class="verdict">Running …</span>}
         {!run && <span class="verdict">Run a prompt: each token will say how many loops it took.</span>}
       </p>
-      <p class="cost number">
-        {run && run.steps.length > 0 && costs.filter(Boolean).join(', ')}
-      </p>
+      <p class="expected number">{right === false && run?.status === 'done' && `The right answer: ${expected}`}</p>
+      <p class="cost number">{run && run.steps.length > 0 && costs.filter(Boolean).join(', ')}</p>
     </div>
   );
 }
@@ -131,7 +134,7 @@ function Token({ step, index, run, pinned, tab, share, surprise, right }: TokenP
   return (
     <button
       class={`token ${step.exit === 'max' ? 'cut' : ''} ${step.role}`}
-      style={{ background: cividis(share), color: inkOn(share) }}
+      style={{ backgroundColor: cividis(share), color: inkOn(share) }}
       data-index={index}
       data-loops={step.loops}
       aria-pressed={pinned}
@@ -164,11 +167,14 @@ function Unseen({ children }: { children: preact.ComponentChildren }) {
 function Legend({ state }: { state: State }) {
   const most = mostLoops(state);
   const loops = [1, 2, 4, 8, 16, 32].filter((each) => each <= most);
-  const marks: [string, number][] = state.colour === 'loops' ? loops.map((each) => [String(each), loopShare(each, most)]) : [0, 4, 8, 12, 16].map((each) => [String(each), each / 16]);
+  const marks: [string, number][] =
+    state.colour === 'loops'
+      ? loops.map((each) => [String(each), loopShare(each, most)])
+      : [0, 4, 8, 12, 16].map((each) => [String(each), each / 16]);
   return (
     <p class="legend">
       {marks.map(([text, share]) => (
-        <span key={text} class="swatch" style={{ background: cividis(share), color: inkOn(share) }}>
+        <span key={text} class="swatch" style={{ backgroundColor: cividis(share), color: inkOn(share) }}>
           {text}
         </span>
       ))}

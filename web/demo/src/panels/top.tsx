@@ -17,7 +17,8 @@ export function Top({ state }: { state: State }) {
       <div>
         <h1>refrain</h1>
         <p class="lead">
-          Watch a model decide how long to think. A looped transformer has one block, and runs it again and again for each token until it halts. These are real models, running in this page.
+          Watch a model decide how long to think. A looped transformer has one block, and runs it again and again for each token until it halts. These
+          are real models, running in this page.
         </p>
       </div>
       <div class="actions">
@@ -48,7 +49,12 @@ function Share({ state }: { state: State }) {
   const own = state.source === 'files';
   return (
     <>
-      <button class="share" onClick={() => void copy()} disabled={own} title={own ? 'Files of your own cannot be in a link' : 'A link to this prompt and these settings'}>
+      <button
+        class="share"
+        onClick={() => void copy()}
+        disabled={own}
+        title={own ? 'Files of your own cannot be in a link' : 'A link to this prompt and these settings'}
+      >
         <span aria-live="polite">{said || 'Copy link'}</span>
       </button>
       {link && (
@@ -65,8 +71,8 @@ export function Foot() {
   return (
     <footer class="page-note">
       <p>
-        The shipped models are small (about 0.3 million parameters) and trained for one task each; they know no language, and both the steps and the halting were shown to them in training. What they do by themselves is
-        to go on beyond the lengths that they were shown.
+        The shipped models are small (about 0.3 million parameters) and trained for one task each; they know no language, and both the steps and the
+        halting were shown to them in training. What they do by themselves is to go on beyond the lengths that they were shown.
       </p>
       <p>Everything runs in this browser. Prompts and files go nowhere, and a model’s weights are fetched only when you ask.</p>
     </footer>

@@ -15,7 +15,11 @@ export function Tour({ state }: { state: State }) {
   }, [tour]);
   if (!stop || tour === undefined) return null;
   const last = tour === STOPS_OF_TOUR.length - 1;
-  const waits = progress ? `Loading the model, ${Math.round(progress.fraction * 100)} % …` : busy ? 'Running …' : 'This was a real run, just now, on this machine.';
+  const waits = progress
+    ? `Loading the model, ${Math.round(progress.fraction * 100)} % …`
+    : busy
+      ? 'Running …'
+      : 'This was a real run, just now, on this machine.';
   return (
     <aside class="tour" aria-label="Guided tour" onKeyDown={(event) => event.key === 'Escape' && void goTo(-1)}>
       <p class="note">
