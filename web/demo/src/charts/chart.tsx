@@ -40,6 +40,8 @@ export function LoopChart({ title, value, label, loops, own, loop, height, draw 
     x: (t) => LEFT + (t - 0.5) * column,
     y: (share) => TOP + (1 - share) * (height - TOP - FOOT),
   };
+  // The loop under the crosshair is always named; a tick that would touch its name gives way.
+  const ticks = [...loopTicks(loops, room).filter((t) => t !== loop && Math.abs(t - loop) * column > 15), loop];
   const point = (event: PointerEvent) => {
     const left = box.current?.getBoundingClientRect().left ?? 0;
     const t = Math.min(Math.max(Math.ceil((event.clientX - left - LEFT) / column), 1), loops);
@@ -59,7 +61,7 @@ export function LoopChart({ title, value, label, loops, own, loop, height, draw 
             {draw(place)}
             <rect class="cross-edge" x={place.x(loop - 0.5)} y={TOP - 2} width={column} height={height - TOP - FOOT + 4} rx={2} />
             <line class="axis" x1={LEFT} x2={LEFT + room} y1={place.y(0)} y2={place.y(0)} />
-            {loopTicks(loops, room).map((t) => (
+            {ticks.map((t) => (
               <g key={t}>
                 <line class="axis" x1={place.x(t)} x2={place.x(t)} y1={place.y(0)} y2={place.y(0) + 3} />
                 <text class={t === loop ? 'here' : ''} x={place.x(t)} y={height - 4} text-anchor="middle">

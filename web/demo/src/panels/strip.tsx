@@ -60,8 +60,8 @@ function Answer({ state }: { state: State }) {
         {run?.status === 'running' && <span class="verdict">Running …</span>}
         {!run && <span class="verdict">Run a prompt: each token will say how many loops it took.</span>}
       </p>
-      <p class="expected number">{right === false && run?.status === 'done' && `The right answer: ${expected}`}</p>
       <p class="cost number">{run && run.steps.length > 0 && costs.filter(Boolean).join(', ')}</p>
+      <p class="expected number">{right === false && run?.status === 'done' && `The right answer: ${expected}`}</p>
     </div>
   );
 }
