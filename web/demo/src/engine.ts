@@ -101,6 +101,7 @@ export function cancelLoad(): void {
 export async function unload(): Promise<void> {
   const before = model;
   model = undefined;
+  cancel();
   store.set({ info: undefined, loaded: undefined, run: undefined, ladder: undefined, comparison: undefined, pin: undefined });
   await before?.dispose().catch(() => {});
 }
@@ -114,6 +115,12 @@ function options(state: State, depth: DepthChoice): GenerateOptions {
   const { seed, temperature, maxTokens, info } = state;
   const answers = info?.inPlace === true && maxTokens === 0;
   return { ...depthOptions(depth), seed, temperature, echo: true, ...(answers ? { inPlace: true } : { maxTokens: maxTokens || 64 }) };
+}
+
+/** Sets the state while the model is still the one of now: what another one said belongs nowhere any more. */
+function setter(): (change: Partial<State>) => void {
+  const mine = model;
+  return (change) => model === mine && store.set(change);
 }
 
 /** Runs the prompt at a depth, and hands over the run as it grows, once a frame at most. */
@@ -150,13 +157,15 @@ export async function runPrompt(): Promise<void> {
   if (store.get().busy || !(await ensureModel()) || store.get().busy) return;
   store.set({ busy: 'run', pin: undefined, notice: '' });
   const { depth, trace } = store.get();
-  const run = await generate(depth, trace, (run) => store.set({ run }));
+  const set = setter();
+  const run = await generate(depth, trace, (run) => set({ run }));
   const { at } = store.get();
   const deepest = run.steps.reduce((best, step, i) => (step.loops >= (run.steps[best]?.loops ?? 0) ? i : best), 0);
   const named = at && run.steps[at.token] ? at.token : deepest;
   // Nobody has clicked: what comes up by itself comes up complete.
   if (run.steps[named]) await nameLens(run.steps[named]);
-  store.set({ busy: undefined, at: undefined });
+  set({ at: undefined });
+  store.set({ busy: undefined });
   if (run.steps.length > 0 && store.get().pin === undefined) pinToken(named, named === at?.token ? at.loop : undefined);
 }
 
@@ -174,19 +183,21 @@ export async function climb(): Promise<void> {
     problem: undefined as Problem | undefined,
   };
   store.set({ busy: 'ladder', ladder });
+  const set = setter();
   sweeping = new AbortController();
   try {
     for await (const { depth, result } of model.sweep(state.prompt, { ...asked, depths, signal: sweeping.signal })) {
       const rung = { depth, steps: result.steps, text: result.text, ms: result.ms };
       ladder = { ...ladder, rungs: ladder.rungs.map((each) => (each.depth === depth ? rung : each)) };
-      store.set({ ladder });
+      set({ ladder });
     }
     ladder = { ...ladder, status: 'done' };
   } catch (error) {
     ladder = sweeping.signal.aborted ? { ...ladder, status: 'stopped' } : { ...ladder, status: 'failed', problem: problemOf(error) };
   }
   sweeping = undefined;
-  store.set({ busy: undefined, ladder });
+  set({ ladder });
+  store.set({ busy: undefined });
 }
 
 /** The same prompt and seed at two depths. */
@@ -194,8 +205,9 @@ export async function compare(): Promise<void> {
   if (store.get().busy || !(await ensureModel()) || store.get().busy) return;
   store.set({ busy: 'compare', comparison: {} });
   const { depth, depthB } = store.get();
-  const a = await generate(depth, false, (a) => store.set({ comparison: { a } }));
-  if (a.status === 'done') await generate(depthB, false, (b) => store.set({ comparison: { a, b } }));
+  const set = setter();
+  const a = await generate(depth, false, (a) => set({ comparison: { a } }));
+  if (a.status === 'done') await generate(depthB, false, (b) => set({ comparison: { a, b } }));
   store.set({ busy: undefined });
 }
 

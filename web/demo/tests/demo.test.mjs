@@ -69,7 +69,7 @@ test('what the model gets wrong is said to be wrong', () =>
     await preset(page, 4);
     await run(page);
     assert.match(await said(page), /✗ wrong/);
-    assert.equal(await page.textContent('.expected'), 'The right answer: r u r');
+    assert.equal(await page.textContent('.expected'), 'The right answer: u u u');
   }));
 
 test('compare marks the first token at which two depths part', () =>
@@ -180,6 +180,23 @@ test('a generation can be cancelled, and what there is stays', () =>
     assert.ok(kept >= 12 && kept < 121, `${kept} tokens`);
     await run(page);
     assert.equal((await tokens(page)).length, 121);
+  }));
+
+test('another model may be chosen while one is at work', () =>
+  withPage({}, async (page) => {
+    await page.click('.sampling summary');
+    await page.fill('.fields label:nth-child(3) input', '110');
+    await page.click('#model >> text=Load follow');
+    await page.waitForSelector('.ready');
+    await page.evaluate(() => {
+      document.querySelector('button.go').click();
+      setTimeout(() => document.querySelectorAll('.models input')[1].click(), 30);
+    });
+    await page.waitForSelector('#model >> text=Load cups');
+    await page.waitForFunction(() => !/Cancel/.test(document.querySelector('button.go').textContent));
+    assert.deepEqual(await tokens(page), []);
+    await run(page);
+    assert.match(await said(page), /^cup 4 ✓ right/);
   }));
 
 test('once it was here, it works without a network', () =>

@@ -1,9 +1,10 @@
 import type { Step } from 'refrain';
+import { Component } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
 import { pinToken } from '../engine';
 import { bits, cividis, inkOn, loopShare, surpriseShare } from '../colour';
 import { count, milliseconds, shown } from '../format';
-import { answerOf, expectedOf, mostLoops, rightAt, type Run, type State, store } from '../state';
+import { answerOf, expectedOf, mostLoops, rightAt, type State, store } from '../state';
 import { Choice, Failure, Panel } from './panel';
 
 const ENDS = { halted: 'halted', max: 'stopped by the cap', fixed: 'fixed' } as const;
@@ -97,7 +98,7 @@ function Tokens({ state }: { state: State }) {
           key={step.index}
           step={step}
           index={i}
-          run={run!}
+          inPlace={run?.inPlace === true}
           pinned={i === pin}
           tab={i === roving}
           share={colour === 'loops' ? loopShare(step.loops, most) : surpriseShare(step.logprob)}
@@ -112,7 +113,7 @@ function Tokens({ state }: { state: State }) {
 interface TokenProps {
   step: Step;
   index: number;
-  run: Run;
+  inPlace: boolean;
   pinned: boolean;
   tab: boolean;
   share: number;
@@ -120,9 +121,20 @@ interface TokenProps {
   right?: boolean;
 }
 
-function Token({ step, index, run, pinned, tab, share, surprise, right }: TokenProps) {
+/** Drawn again only when something about it changes: there may be hundreds, and one comes each frame. */
+class Token extends Component<TokenProps> {
+  override shouldComponentUpdate(next: TokenProps): boolean {
+    return (Object.keys(next) as (keyof TokenProps)[]).some((name) => next[name] !== this.props[name]);
+  }
+
+  override render(props: TokenProps) {
+    return tokenButton(props);
+  }
+}
+
+function tokenButton({ step, index, inPlace, pinned, tab, share, surprise, right }: TokenProps) {
   const text = shown(step.text);
-  const says = run.inPlace ? shown(step.next.text) : '';
+  const says = inPlace ? shown(step.next.text) : '';
   const mark = right === undefined ? '' : right ? '✓' : '✗';
   // The name of the button is its text: "'cat', 7 loops, halted", of which only what is short is seen.
   const loops = surprise && step.logprob !== null ? `${bits(step.logprob).toFixed(1)}b` : String(step.loops);
