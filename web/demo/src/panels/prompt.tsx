@@ -1,0 +1,147 @@
+import { cancel, problemOf, runPrompt } from '../engine';
+import { isNarrow } from '../size';
+import { type State, store } from '../state';
+import { taskOf } from '../tasks';
+import { show } from '../tour';
+import { Depth } from './depth';
+import { Panel } from './panel';
+
+export function Prompt({ state }: { state: State }) {
+  const { prompt, source, depth, info, busy, progress, notice, fromLink } = state;
+  const task = taskOf(source);
+  // On a phone the tokens are out of sight from here.
+  const go = () => {
+    void runPrompt();
+    if (isNarrow()) show('tokens');
+  };
+  const setPrompt = (prompt: string) => store.set({ prompt, at: undefined, notice: '' });
+  const preset = task?.presets.findIndex((each) => each.prompt === prompt) ?? -1;
+  return (
+    <Panel id="prompt" title="Prompt">
+      {task && (
+        <div class="presets">
+          <label class="field">
+            <span>Preset</span>
+            <select value={String(preset)} onChange={(event) => setPrompt(task.presets[Number(event.currentTarget.value)]?.prompt ?? prompt)}>
+              {preset < 0 && <option value="-1">one of your own</option>}
+              {task.presets.map(({ title }, i) => (
+                <option key={title} value={String(i)}>
+                  {title}
+                </option>
+              ))}
+            </select>
+          </label>
+          <button class="quiet" onClick={() => void another(source)}>
+            Another of the model’s 100 problems
+          </button>
+        </div>
+      )}
+      <textarea
+        aria-label="Prompt"
+        aria-describedby="prompt-how"
+        rows={3}
+        spellcheck={false}
+        autocapitalize="off"
+        value={prompt}
+        onInput={(event) => setPrompt(event.currentTarget.value)}
+        onKeyDown={(event) => (event.ctrlKey || event.metaKey) && event.key === 'Enter' && go()}
+      />
+      <p class="note" id="prompt-how">
+        {task ? task.how : 'The model goes on from here.'}
+      </p>
+      <h2>Depth</h2>
+      <Depth name="Depth" value={depth} trained={info?.trainedLoops ?? 8} most={info?.maxLoops ?? 32} onChange={(depth) => store.set({ depth })} />
+      {busy ? (
+        <button class="wide go" onClick={cancel}>
+          Cancel
+        </button>
+      ) : (
+        <button class="wide go" onClick={go} disabled={progress !== undefined || prompt === ''}>
+          {info ? 'Run' : 'Load the model and run'}
+        </button>
+      )}
+      {fromLink && !info && <p class="note">This is a shared link: it has set everything above, and fetches no weights until you run it.</p>}
+      {notice && (
+        <p class="note" role="status">
+          {notice}
+        </p>
+      )}
+      <Sampling state={state} />
+    </Panel>
+  );
+}
+
+function Sampling({ state }: { state: State }) {
+  const { seed, temperature, maxTokens, trace, source } = state;
+  const inPlace = state.info?.inPlace ?? taskOf(source) !== undefined;
+  const whole = (event: Event, name: 'seed' | 'maxTokens', most: number) => {
+    const value = Math.round(Number((event.target as HTMLInputElement).value));
+    if (Number.isFinite(value) && value >= 0) store.set({ [name]: Math.min(value, most) });
+  };
+  return (
+    <details class="sampling">
+      <summary>
+        Sampling
+        <span class="note">
+          temperature {temperature}, seed {seed}
+          {maxTokens > 0 ? `, ${maxTokens} new tokens` : ''}
+        </span>
+      </summary>
+      <div class="fields">
+        <label class="field">
+          <span>Temperature</span>
+          <input
+            type="number"
+            min="0"
+            max="2"
+            step="0.1"
+            value={temperature}
+            onInput={(event) =>
+              event.currentTarget.value !== '' && store.set({ temperature: Math.min(Math.max(Number(event.currentTarget.value), 0), 2) })
+            }
+          />
+        </label>
+        <label class="field">
+          <span>Seed</span>
+          <input type="number" min="0" step="1" value={seed} onInput={(event) => whole(event, 'seed', Number.MAX_SAFE_INTEGER)} />
+        </label>
+        <label class="field">
+          <span>New tokens</span>
+          <input type="number" min="0" max="1024" step="1" value={maxTokens} onInput={(event) => whole(event, 'maxTokens', 1024)} />
+        </label>
+      </div>
+      <p class="note">
+        {inPlace ? 'With 0 new tokens the model answers at the prompt’s own tokens, which is all it was trained for.' : 'With 0 it writes up to 64.'}{' '}
+        At temperature 0 the likeliest token is taken and the seed plays no part.
+      </p>
+      <label class="check">
+        <input type="checkbox" checked={trace} onChange={(event) => store.set({ trace: event.currentTarget.checked })} />
+        <span>Record every loop, for the map and the inspector (slower)</span>
+      </label>
+    </details>
+  );
+}
+
+let at = 0;
+const problems = new Map<string, string[]>();
+
+/** The next of the problems that lie beside the shipped models. */
+async function another(source: string): Promise<void> {
+  try {
+    if (!problems.has(source)) {
+      const response = await fetch(new URL(`models/${source.replace('refrain:', '')}/problems.jsonl`, document.baseURI));
+      if (!response.ok) throw new Error(`problems.jsonl: expected a file, found status ${response.status}`);
+      const lines = (await response.text()).trim().split('\n');
+      problems.set(
+        source,
+        lines.map((line) => (JSON.parse(line) as { prompt: string }).prompt),
+      );
+    }
+    const all = problems.get(source) ?? [];
+    const prompt = all[at % all.length];
+    at += 1;
+    if (prompt !== undefined && source === store.get().source) store.set({ prompt, at: undefined, notice: '' });
+  } catch (error) {
+    store.set({ notice: `The model’s problems could not be read: ${problemOf(error).message}` });
+  }
+}

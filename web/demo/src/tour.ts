@@ -1,0 +1,112 @@
+/** The guided tour: each step sets the page to something, runs it for real, and says what to look at. */
+import { cancel, chooseModel, climb, ensureModel, pinToken, runPrompt } from './engine';
+import { store } from './state';
+import { taskOf } from './tasks';
+
+interface Stop {
+  title: string;
+  text: string;
+  /** The panel that it is about. */
+  shows: string;
+  act: () => Promise<void>;
+}
+
+const FOLLOW = 'refrain:follow';
+
+async function ask(model: string, preset: number, loops?: number): Promise<void> {
+  chooseModel(model);
+  const prompt = taskOf(model)?.presets[preset]?.prompt ?? '';
+  store.set({
+    prompt,
+    maxTokens: 0,
+    temperature: 0,
+    trace: true,
+    at: undefined,
+    depth: loops ? { mode: 'cap', loops } : { mode: 'model', loops: 8 },
+  });
+  if (await ensureModel()) await runPrompt();
+}
+
+export const STOPS_OF_TOUR: Stop[] = [
+  {
+    title: 'A model that can take its time',
+    text: 'Most language models do the same amount of work for every word. This one has a single block, and runs it again and again until it decides to stop. It was just given a riddle: a points to b, b to c, and c is the end. Where does a lead? Under “?a” stands its answer, c.',
+    shows: 'tokens',
+    act: () => ask(FOLLOW, 0),
+  },
+  {
+    title: 'Easy words take one loop, the question takes three',
+    text: 'The bold number on each token is how often the block ran for it. Reading a pair is easy: 1. Two arrows had to be followed for the question: one loop each, and a third to see that there is no arrow left. Nobody told it the number; it halted by itself.',
+    shows: 'tokens',
+    act: () => ask(FOLLOW, 0),
+  },
+  {
+    title: 'A harder question, more loops',
+    text: 'Now there are four arrows, listed in no order. The question takes five loops. Brighter means more loops.',
+    shows: 'tokens',
+    act: () => ask(FOLLOW, 1),
+  },
+  {
+    title: 'Watch it get there',
+    text: 'These charts have one column for each loop of the question. The lens shows what the model would say after each: b, then c, d, e. It walks down the arrows. At the last loop the halting bar jumps up, and it stops. Move along the charts, or press ↑ and ↓.',
+    shows: 'inspector',
+    act: async () => {
+      await ask(FOLLOW, 1);
+      const last = (store.get().run?.steps.length ?? 0) - 1;
+      if (last >= 0) pinToken(last);
+      store.set({ inspecting: true });
+    },
+  },
+  {
+    title: 'Too little time, and it is wrong',
+    text: 'The same riddle, but cut off after two loops. The dotted border marks where the model wanted to go on. It had come as far as c, and the answer is wrong.',
+    shows: 'tokens',
+    act: () => ask(FOLLOW, 1, 2),
+  },
+  {
+    title: 'Further than it was ever taught',
+    text: 'In training no path had more than six arrows. This one has nine, and it simply goes on looping. More loops when it runs solve more than it was trained for: that is the point of such a model.',
+    shows: 'tokens',
+    act: () => ask(FOLLOW, 2),
+  },
+  {
+    title: 'The ladder: one prompt, eight depths',
+    text: 'The nine arrows again, allowed 1, 2, 4 … loops, each a run of its own. Wrong, wrong, wrong, and right from the moment that there is time enough. More than enough does no harm.',
+    shows: 'ladder',
+    act: async () => {
+      await ask(FOLLOW, 2);
+      await climb();
+    },
+  },
+  {
+    title: 'It is not always right',
+    text: 'One problem of a hundred goes wrong: the second question here. It halted in good faith, on the wrong letter. These models are small, trained for one task each, and this page hides no failure. Now it is your turn: change the prompt, the depth, or the model.',
+    shows: 'tokens',
+    act: () => ask(FOLLOW, 4),
+  },
+];
+
+let turn = 0;
+
+/** Goes to a step of the tour, waiting for nothing that was under way before it. */
+export async function goTo(step: number): Promise<void> {
+  const stop = STOPS_OF_TOUR[step];
+  const mine = (turn += 1);
+  if (!stop) {
+    store.set({ tour: undefined, inspecting: false });
+    return;
+  }
+  store.set({ tour: step, inspecting: false });
+  cancel();
+  while (store.get().busy) await new Promise((resolve) => setTimeout(resolve, 20));
+  if (mine !== turn) return;
+  show(stop.shows);
+  await stop.act();
+  if (mine === turn) show(stop.shows);
+}
+
+/** Brings a panel into view; at once for those who want no motion. */
+export function show(id: string): void {
+  const calm = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  document.getElementById(id)?.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'start' });
+}
