@@ -83,6 +83,12 @@ export function withGpu<T>(choice: GpuChoice, open: () => Promise<T>): Promise<T
   return mine;
 }
 
+/** What the browser tells of an adapter, for people. */
+export function adapterName(info: Partial<GPUAdapterInfo> | undefined): string {
+  const { vendor, architecture, device, description } = info ?? {};
+  return description || [vendor, architecture, device].filter(Boolean).join(' ') || 'unknown';
+}
+
 /** What `probe` found. */
 export interface Probe {
   /** Whether models can run on a GPU here. Without one they run on the CPU. */
@@ -107,10 +113,9 @@ export async function probe(webGpu?: WebGpu): Promise<Probe> {
     if (!gpu) return none('this browser has no WebGPU', 'update it, or go on with the CPU: the same models run there, slower');
     const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
     if (!adapter) return none('the browser found no GPU that it trusts', 'update the graphics driver, or go on with the CPU');
-    const { vendor, architecture, device, description } = adapter.info;
     return {
       ok: true,
-      adapter: description || [vendor, architecture, device].filter(Boolean).join(' ') || 'unknown',
+      adapter: adapterName(adapter.info),
       f16: adapter.features.has('shader-f16'),
       maxBindingBytes: Math.min(adapter.limits.maxStorageBufferBindingSize, adapter.limits.maxBufferSize),
     };

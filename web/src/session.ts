@@ -1,6 +1,6 @@
 import { RefrainError } from './errors.js';
 import { type Files } from './files/files.js';
-import { type GpuChoice, withGpu } from './gpu.js';
+import { adapterName, type GpuChoice, withGpu } from './gpu.js';
 import type { Backend, Dtype, Forward, Info, Lost, Step, Trace, WebGpuDevice } from './types.js';
 import { engine, fromWasm } from './wasm.js';
 
@@ -97,7 +97,9 @@ export class Session implements Engine {
       const info = JSON.parse(this.#model.info()) as Info;
       const { storage, note: storageNote, fromCache } = this.#files;
       const backendNote = info.backend === 'cpu' && wanted === 'auto' ? 'no hardware GPU to be had: the model runs on the CPU' : undefined;
-      this.info = frozen({ ...info, storage, storageNote, fromCache, backendNote });
+      // Browsers tell the engine less than the page.
+      const device = info.backend === 'webgpu' ? `${adapterName((this.#device as GPUDevice | undefined)?.adapterInfo)} (WebGPU)` : info.device;
+      this.info = frozen({ ...info, device, storage, storageNote, fromCache, backendNote });
       if (info.backend === 'webgpu') await this.#warmUp();
     } catch (error) {
       const lost = await this.#isLoss(error);
