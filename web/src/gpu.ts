@@ -84,7 +84,7 @@ export function withGpu<T>(choice: GpuChoice, open: () => Promise<T>): Promise<T
 }
 
 /** What the browser tells of an adapter, for people. */
-export function adapterName(info: Partial<GPUAdapterInfo> | undefined): string {
+export function adapterName(info: { vendor?: string; architecture?: string; device?: string; description?: string } | undefined): string {
   const { vendor, architecture, device, description } = info ?? {};
   return description || [vendor, architecture, device].filter(Boolean).join(' ') || 'unknown';
 }

@@ -36,7 +36,7 @@ export const STOPS_OF_TOUR: Stop[] = [
   },
   {
     title: 'Easy words take one loop, the question takes three',
-    text: 'The bold number on each token is how often the block ran for it. Reading a pair is easy: 1. Two arrows had to be followed for the question: one loop each, and a third to see that there is no arrow left. Nobody told it the number; it halted by itself.',
+    text: 'The bold number on each token is how often the block ran for it. Reading a pair is easy: 1. Two arrows had to be followed for the question: one loop each, and a third to see that there is no arrow left. In training it was shown when to stop; how often this question needs it finds out by itself.',
     shows: 'tokens',
     act: () => ask(FOLLOW, 0),
   },
@@ -48,7 +48,7 @@ export const STOPS_OF_TOUR: Stop[] = [
   },
   {
     title: 'Watch it get there',
-    text: 'These charts have one column for each loop of the question. The lens shows what the model would say after each: b, then c, d, e. It walks down the arrows. At the last loop the halting bar jumps up, and it stops. Move along the charts, or press ↑ and ↓.',
+    text: 'These charts have one column for each loop of the question. The lens shows what the model would say after each: b, then c, d, e. It walks down the arrows. At the last loop the halting bar jumps up, and it stops. Move along the charts, or put the focus on a token and press ↑ and ↓.',
     shows: 'inspector',
     act: async () => {
       await ask(FOLLOW, 1);
@@ -71,7 +71,7 @@ export const STOPS_OF_TOUR: Stop[] = [
   },
   {
     title: 'The ladder: one prompt, eight depths',
-    text: 'The nine arrows again, allowed 1, 2, 4 … loops, each a run of its own. Wrong, wrong, wrong, and right from the moment that there is time enough. More than enough does no harm.',
+    text: 'The nine arrows again, allowed 1, 2, 4 … loops, each a run of its own. Wrong while there are too few, and right from the moment that there is time enough.',
     shows: 'ladder',
     act: async () => {
       await ask(FOLLOW, 2);
