@@ -111,7 +111,7 @@ async function remove({ model, url, parent, folder }: Found): Promise<void> {
     try {
       return await attempt();
     } catch (error) {
-      if (wait > 400 || !RefrainError.is(error, 'file')) throw error;
+      if (wait > 80 || !RefrainError.is(error, 'file')) throw error;
       await new Promise((resolve) => setTimeout(resolve, wait));
     }
   }
