@@ -340,7 +340,7 @@ const PARTS = {
     const server = await start();
     const one = await agent();
     // In small pieces, so that OPFS has some before it refuses one.
-    server.plan(WEIGHTS, like({ pace: [50_000, 5] }));
+    server.plan(WEIGHTS, like({ pace: [50_000, 25] }));
     await one.call('breakWrites', { after: 1_000_000 });
     const result = await one.open(server.url);
     isGood(result, server.files, { storage: 'memory', fromCache: false });
