@@ -91,8 +91,10 @@ export function adapterName(info: { vendor?: string; architecture?: string; devi
 
 /** What `probe` found. */
 export interface Probe {
-  /** Whether models can run on a GPU here. Without one they run on the CPU. */
+  /** Whether models can run on WebGPU here. Without it they run on the CPU. */
   ok: boolean;
+  /** Whether that WebGPU is simulated on the CPU. `backend: 'auto'` then takes the CPU itself, which is faster. */
+  simulated: boolean;
   reason?: string;
   hint?: string;
   adapter?: string;
@@ -102,10 +104,16 @@ export interface Probe {
   storage?: { quota: number; usage: number };
 }
 
+/** Older browsers say it of the adapter, newer ones of its info. */
+function isFallback(adapter: GPUAdapter): boolean {
+  type Told = { isFallbackAdapter?: boolean };
+  return (adapter.info as Told).isFallbackAdapter ?? (adapter as Told).isFallbackAdapter ?? false;
+}
+
 /** Says what there is, before anything is downloaded. */
 export async function probe(webGpu?: WebGpu): Promise<Probe> {
   const gpu = (webGpu as GPU | undefined) ?? (globalThis.navigator as Navigator | undefined)?.gpu;
-  const none = (reason: string, hint: string): Probe => ({ ok: false, reason, hint, f16: false, maxBindingBytes: 0 });
+  const none = (reason: string, hint: string): Probe => ({ ok: false, simulated: false, reason, hint, f16: false, maxBindingBytes: 0 });
   const look = async (): Promise<Probe> => {
     if (typeof isSecureContext !== 'undefined' && !isSecureContext) {
       return none('this page was not loaded over https or from localhost', 'serve it over https: browsers hide WebGPU elsewhere');
@@ -115,6 +123,7 @@ export async function probe(webGpu?: WebGpu): Promise<Probe> {
     if (!adapter) return none('the browser found no GPU that it trusts', 'update the graphics driver, or go on with the CPU');
     return {
       ok: true,
+      simulated: isFallback(adapter),
       adapter: adapterName(adapter.info),
       f16: adapter.features.has('shader-f16'),
       maxBindingBytes: Math.min(adapter.limits.maxStorageBufferBindingSize, adapter.limits.maxBufferSize),

@@ -320,6 +320,7 @@ describe('the device', () => {
   test('probe tells what there is', async () => {
     const found = await page.evaluate(() => refrain.probe());
     assert.equal(found.ok, true);
+    assert.equal(found.simulated, true);
     assert.ok(found.maxBindingBytes >= 128 << 20);
     assert.ok(found.storage.quota > 0);
   });

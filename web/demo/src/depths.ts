@@ -53,7 +53,7 @@ export function recorded(step: Step): number {
  */
 export function staircase(steps: Step[], now: number): { heights: number[]; told: boolean } {
   const end = lastTogether(steps, now);
-  const reached = (steps[end] as (Step & { reached?: number[] }) | undefined)?.reached;
+  const reached = steps[end]?.reached;
   const heights = steps.map((_, i) => {
     if (i > end) return 0;
     if (reached) return reached.filter((positions) => positions > i).length;

@@ -1,11 +1,13 @@
 /** What the page asks of the package, and what it makes of the replies. Nothing else calls it. */
 import { cache, load, probe, type GenerateOptions, type Generation, type Model, RefrainError, type Step } from 'refrain';
-import { type DepthChoice, type Problem, type Run, type State, STOPS, store } from './state';
+import { recorded } from './depths';
+import { askedOf, type DepthChoice, type Problem, type Run, type State, STOPS, store } from './state';
 import { taskOf } from './tasks';
 
 let model: Model | undefined;
 let generation: Generation | undefined;
-let sweeping: AbortController | undefined;
+/** Of what `busy` names: aborted when it is to end. */
+let working: AbortController | undefined;
 
 /** Anything thrown, as a message with a hint. */
 export function problemOf(error: unknown): Problem {
@@ -55,7 +57,6 @@ async function open(source: string, { signal }: AbortController): Promise<boolea
   const { files, hub, backend } = store.get();
   store.set({ loadProblem: undefined, progress: { phase: 'download', file: '', fromCache: false, fraction: 0, loaded: 0, total: 0, elapsedMs: 0 } });
   try {
-    await unload();
     const made = await load(source === 'files' ? archiveOf(files) : source, {
       signal,
       backend,
@@ -101,7 +102,7 @@ export function cancelLoad(): void {
 export async function unload(): Promise<void> {
   const before = model;
   model = undefined;
-  cancel();
+  stop();
   store.set({ info: undefined, loaded: undefined, run: undefined, ladder: undefined, comparison: undefined, pin: undefined });
   await before?.dispose().catch(() => {});
 }
@@ -128,7 +129,7 @@ async function generate(depth: DepthChoice, trace: boolean, show: (run: Run) => 
   const state = store.get();
   const asked = options(state, depth);
   const steps: Step[] = [];
-  let run: Run = { prompt: state.prompt, depth, status: 'running', inPlace: asked.inPlace === true, steps: [], ms: 0 };
+  let run: Run = { prompt: state.prompt, asked: askedOf(state, depth), depth, status: 'running', inPlace: asked.inPlace === true, steps: [], ms: 0 };
   let frame = 0;
   show(run);
   try {
@@ -152,10 +153,24 @@ async function generate(depth: DepthChoice, trace: boolean, show: (run: Run) => 
   return run;
 }
 
+/** One thing at a time: makes the model ready, then works with it. Nothing happens while something else is at work. */
+async function occupy(busy: NonNullable<State['busy']>, work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  if (store.get().busy) return;
+  store.set({ busy });
+  const { signal } = (working = new AbortController());
+  try {
+    if ((await ensureModel()) && !signal.aborted) await work(signal);
+  } finally {
+    working = undefined;
+    store.set({ busy: undefined });
+  }
+}
+
 /** Answers the prompt; then the token that took most loops is the one to look at. */
-export async function runPrompt(): Promise<void> {
-  if (store.get().busy || !(await ensureModel()) || store.get().busy) return;
-  store.set({ busy: 'run', pin: undefined, notice: '' });
+export const runPrompt = () => occupy('run', answer);
+
+async function answer(): Promise<void> {
+  store.set({ pin: undefined, notice: '' });
   const { depth, trace } = store.get();
   const set = setter();
   const run = await generate(depth, trace, (run) => set({ run }));
@@ -165,55 +180,61 @@ export async function runPrompt(): Promise<void> {
   // Nobody has clicked: what comes up by itself comes up complete.
   if (run.steps[named]) await nameLens(run.steps[named]);
   set({ at: undefined });
-  store.set({ busy: undefined });
   if (run.steps.length > 0 && store.get().pin === undefined) pinToken(named, named === at?.token ? at.loop : undefined);
 }
 
 /** Asks at every depth, by runs of their own: what a lens shows at a loop is not what the model says when it must stop there. */
-export async function climb(): Promise<void> {
-  if (store.get().busy || !(await ensureModel()) || store.get().busy || !model) return;
+export const climb = () => occupy('ladder', askAtEveryDepth);
+
+async function askAtEveryDepth(signal: AbortSignal): Promise<void> {
+  if (!model) return;
   const state = store.get();
-  const depths = STOPS.filter((stop) => stop <= model!.info.maxLoops);
+  const { maxLoops } = model.info;
+  const depths = STOPS.filter((stop) => stop <= maxLoops);
   const asked = options(state, { mode: 'model', loops: 0 });
   let ladder = {
     prompt: state.prompt,
+    asked: askedOf(state),
     inPlace: asked.inPlace === true,
     status: 'running' as Run['status'],
     rungs: depths.map((depth) => ({ depth })),
     problem: undefined as Problem | undefined,
   };
-  store.set({ busy: 'ladder', ladder });
+  store.set({ ladder });
   const set = setter();
-  sweeping = new AbortController();
   try {
-    for await (const { depth, result } of model.sweep(state.prompt, { ...asked, depths, signal: sweeping.signal })) {
+    for await (const { depth, result } of model.sweep(state.prompt, { ...asked, depths, signal })) {
       const rung = { depth, steps: result.steps, text: result.text, ms: result.ms };
       ladder = { ...ladder, rungs: ladder.rungs.map((each) => (each.depth === depth ? rung : each)) };
       set({ ladder });
     }
     ladder = { ...ladder, status: 'done' };
   } catch (error) {
-    ladder = sweeping.signal.aborted ? { ...ladder, status: 'stopped' } : { ...ladder, status: 'failed', problem: problemOf(error) };
+    ladder = signal.aborted ? { ...ladder, status: 'stopped' } : { ...ladder, status: 'failed', problem: problemOf(error) };
   }
-  sweeping = undefined;
   set({ ladder });
-  store.set({ busy: undefined });
 }
 
 /** The same prompt and seed at two depths. */
-export async function compare(): Promise<void> {
-  if (store.get().busy || !(await ensureModel()) || store.get().busy) return;
-  store.set({ busy: 'compare', comparison: {} });
+export const compare = () => occupy('compare', askBoth);
+
+async function askBoth(): Promise<void> {
+  store.set({ comparison: {} });
   const { depth, depthB } = store.get();
   const set = setter();
   const a = await generate(depth, false, (a) => set({ comparison: { a } }));
   if (a.status === 'done') await generate(depthB, false, (b) => set({ comparison: { a, b } }));
-  store.set({ busy: undefined });
+}
+
+/** Ends whatever runs or loads. */
+export function cancel(): void {
+  cancelLoad();
+  stop();
 }
 
 /** Ends whatever runs; what there is so far stays. */
-export function cancel(): void {
-  sweeping?.abort();
+export function stop(): void {
+  working?.abort();
   void generation?.stop().catch(() => {});
 }
 
@@ -223,6 +244,16 @@ export function pinToken(index: number, loop?: number): void {
   if (!step) return;
   store.set({ pin: index, loop: Math.max(1, loop ?? step.loops) });
   void nameLens(step);
+}
+
+/** ↑ and ↓ go through the loops of the pinned token. Returns whether the key was one of them. */
+export function byLoops({ key }: KeyboardEvent): boolean {
+  const { run, pin, loop } = store.get();
+  const by = { ArrowUp: -1, ArrowDown: 1 }[key];
+  const step = pin === undefined ? undefined : run?.steps[pin];
+  if (!by || !step) return false;
+  store.set({ loop: Math.min(Math.max(loop + by, 1), recorded(step)) });
+  return true;
 }
 
 /** The lens names tokens by their numbers: asks for the texts that are not known yet. */

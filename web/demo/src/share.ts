@@ -1,7 +1,10 @@
 /** The state that a link carries: #m=model&p=prompt&d=depth&s=seed&t=temperature&v=1, and `at=token.loop` where a token is pinned. */
-import { type DepthChoice, type State, store } from './state';
+import { type DepthChoice, type State, STOPS, store } from './state';
 
 const VERSION = '1';
+
+/** Stays with the address of a page that has set it itself: reloaded, it is nobody's link. */
+const OWN = { own: true };
 
 function depthText({ mode, loops }: DepthChoice): string {
   return mode === 'model' ? 'model' : `${mode}${loops}`;
@@ -10,12 +13,14 @@ function depthText({ mode, loops }: DepthChoice): string {
 function depthFrom(text: string | null): DepthChoice | undefined {
   if (text === 'model') return { mode: 'model', loops: 8 };
   const [, mode, loops] = /^(cap|fixed)([1-9]\d{0,3})$/.exec(text ?? '') ?? [];
-  return mode ? { mode: mode as 'cap' | 'fixed', loops: Number(loops) } : undefined;
+  return mode && Number(loops) <= Math.max(...STOPS) ? { mode: mode as 'cap' | 'fixed', loops: Number(loops) } : undefined;
 }
 
 export function toHash(state: State): string {
   const { source, prompt, depth, seed, temperature, maxTokens, pin, loop, at } = state;
   const hash = new URLSearchParams({ m: source, p: prompt, d: depthText(depth), s: String(seed), t: String(temperature) });
+  // Files of one's own cannot be in a link.
+  if (source === 'files') hash.delete('m');
   if (maxTokens > 0) hash.set('n', String(maxTokens));
   if (pin !== undefined) hash.set('at', `${pin}.${loop}`);
   else if (at) hash.set('at', `${at.token}.${at.loop}`);
@@ -52,8 +57,8 @@ export function fromHash(text: string): Partial<State> | undefined {
   const known = Object.fromEntries(Object.entries(shared).filter(([, value]) => value !== undefined)) as Partial<State>;
   return {
     ...known,
-    fromLink: true,
-    notice: wrong.length > 0 ? `This link has parts that this page does not know (${wrong.join(', ')}); they were left out.` : '',
+    fromLink: (history.state as typeof OWN | null)?.own !== true,
+    notice: wrong.length > 0 ? `The address has parts that this page does not know (${wrong.join(', ')}); they were left out.` : '',
     at: token ? { token: Number(token), loop: Number(loop) } : undefined,
   };
 }
@@ -65,7 +70,7 @@ export function keepHash(): void {
     waiting ||= window.setTimeout(() => {
       waiting = 0;
       const hash = toHash(store.get());
-      if (hash !== location.hash) history.replaceState(null, '', hash);
+      if (hash !== location.hash) history.replaceState(OWN, '', hash);
     }, 300);
   });
 }

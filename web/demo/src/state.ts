@@ -20,6 +20,8 @@ export interface Problem {
 /** One generation, as it comes in. */
 export interface Run {
   prompt: string;
+  /** What it was asked with, all in all: see `askedOf`. */
+  asked: string;
   depth: DepthChoice;
   status: 'running' | 'done' | 'stopped' | 'failed';
   inPlace: boolean;
@@ -37,6 +39,7 @@ export interface Rung {
 
 export interface Ladder {
   prompt: string;
+  asked: string;
   inPlace: boolean;
   rungs: Rung[];
   status: Run['status'];
@@ -121,6 +124,13 @@ export const store = new Store<State>({
   notice: '',
 });
 
+/** All that decides what a run says. Two runs with the same of it say the same; what is on the page and has another is of before a change. */
+export function askedOf(state: State, depth?: DepthChoice): string {
+  const { prompt, seed, temperature, maxTokens } = state;
+  const deep = depth && (depth.mode === 'model' ? [depth.mode] : [depth.mode, depth.loops]);
+  return JSON.stringify([prompt, temperature, temperature > 0 ? seed : 0, maxTokens, deep]);
+}
+
 /** The most loops that any colour stands for. */
 export function mostLoops(state: State): number {
   return Math.max(state.info?.maxLoops ?? 32, 2);
@@ -131,17 +141,26 @@ export function expectedOf(state: State, prompt: string, inPlace: boolean): stri
   return inPlace ? taskOf(state.source)?.expected(prompt) : undefined;
 }
 
+export interface Answer {
+  text: string;
+  right?: boolean;
+  expected?: string;
+  /** Whether a token that was asked was stopped by the cap: its answer is put together of what there was, and right by luck if it is. */
+  cut: boolean;
+}
+
 /** What a run says, and whether it is right. */
-export function answerOf(state: State, prompt: string, inPlace: boolean, steps: Step[]): { text: string; right?: boolean; expected?: string } {
+export function answerOf(state: State, prompt: string, inPlace: boolean, steps: Step[]): Answer {
   const task = taskOf(state.source);
   const expected = expectedOf(state, prompt, inPlace);
   if (!task || !expected) {
     const outputs = steps.filter((step) => step.role === 'output');
-    return { text: inPlace ? (steps.at(-1)?.next.text ?? '') : outputs.map((step) => step.text).join('') };
+    return { text: inPlace ? (steps.at(-1)?.next.text ?? '') : outputs.map((step) => step.text).join(''), cut: steps.at(-1)?.exit === 'max' };
   }
-  const found = steps.slice(-expected.length).map((step) => step.next.text.trim());
+  const asked = steps.slice(-expected.length);
+  const found = asked.map((step) => step.next.text.trim());
   const right = found.length === expected.length && found.every((word, i) => word === expected[i]);
-  return { text: task.answer(found), right, expected: task.answer(expected) };
+  return { text: task.answer(found), right, expected: task.answer(expected), cut: asked.some((step) => step.exit === 'max') };
 }
 
 /** Whether the prediction at a position is right; undefined where nothing is expected. */

@@ -12,6 +12,8 @@ export interface Task {
   bytes: number;
   what: string;
   how: string;
+  /** What a word means that it says on its way and that no prompt has. */
+  aside?: string;
   presets: Preset[];
   /** Right predictions at the last so many tokens; undefined where the prompt is none of the task's. */
   expected(prompt: string): string[] | undefined;
@@ -86,6 +88,9 @@ function columns(a: string, b: string): string {
 const ALPHABET =
   'm >n c >d x >y r >s a >b p >q h >i u >v e >f t >u k >l z >z b >c w >x g >h q >r d >e n >o v >w j >k s >t f >g y >z l >m o >p i >j ?a';
 
+/** What the training of two of the models puts in the place of an answer that the loops so far cannot know. */
+const NOT_YET = '“~” is the model’s word for “not yet”: in training it was shown to say it until the answer can be known.';
+
 export const TASKS: Task[] = [
   {
     model: 'refrain:follow',
@@ -109,6 +114,7 @@ export const TASKS: Task[] = [
     bytes: 1_343_000,
     what: 'A ball lies under one of five cups, and cups are swapped. Where is it?',
     how: '“@1” puts the ball under cup 1, “12” swaps cups 1 and 2. The model says at every swap where the ball is. One loop a swap, and one for the start.',
+    aside: NOT_YET,
     presets: [
       { title: 'Three swaps', prompt: '@1 12 23 34' },
       { title: 'Twelve swaps: four more than it was trained on', prompt: '@2 25 14 35 23 12 45 13 24 35 15 34 12' },
@@ -118,7 +124,7 @@ export const TASKS: Task[] = [
       },
       {
         title: '40 swaps: more than 32 loops can follow',
-        prompt: '@3 13 35 25 14 23 45 12 34 15 24 13 25 35 14 12 45 23 34 15 13 24 35 12 25 14 34 45 23 15 13 24 12 35 14 25 23 45 13 34 15',
+        prompt: '@3 13 35 25 14 23 45 12 34 15 24 13 25 35 14 12 45 23 34 15 13 24 35 12 25 14 34 45 23 15 13 24 12 13 45 12 14 45 15 34 12',
       },
     ],
     expected: cups,
@@ -130,6 +136,7 @@ export const TASKS: Task[] = [
     bytes: 1_133_000,
     what: 'Two numbers are added as on paper, column by column from the right.',
     how: '“6+7” is a column of two digits, the last one first; “=” asks for what stands in front of the sum. One loop for each column that a carry crosses, and one for the column itself.',
+    aside: NOT_YET,
     presets: [
       { title: '586 + 847', prompt: columns('586', '847') },
       { title: '999 + 1: the carry goes all the way', prompt: columns('999', '1') },

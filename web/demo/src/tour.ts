@@ -1,5 +1,6 @@
 /** The guided tour: each step sets the page to something, runs it for real, and says what to look at. */
-import { cancel, chooseModel, climb, ensureModel, pinToken, runPrompt } from './engine';
+import { chooseModel, climb, ensureModel, pinToken, runPrompt, stop } from './engine';
+import { isNarrow } from './size';
 import { store } from './state';
 import { taskOf } from './tasks';
 
@@ -8,6 +9,8 @@ interface Stop {
   text: string;
   /** The panel that it is about. */
   shows: string;
+  /** What to look at within it, where a small screen cannot show it all. */
+  at?: string;
   act: () => Promise<void>;
 }
 
@@ -48,8 +51,9 @@ export const STOPS_OF_TOUR: Stop[] = [
   },
   {
     title: 'Watch it get there',
-    text: 'These charts have one column for each loop of the question. The lens shows what the model would say after each: b, then c, d, e. It walks down the arrows. At the last loop the halting bar jumps up, and it stops. Move along the charts, or put the focus on a token and press ↑ and ↓.',
+    text: 'These charts have one column for each loop of the question. The lens shows what the model would say after each: b, then c, d, e. It walks down the arrows. At the last loop the halting bar jumps up, and it stops. Move along the charts, or press ↑ and ↓.',
     shows: 'inspector',
+    at: '.charts',
     act: async () => {
       await ask(FOLLOW, 1);
       const last = (store.get().run?.steps.length ?? 0) - 1;
@@ -82,6 +86,7 @@ export const STOPS_OF_TOUR: Stop[] = [
     title: 'It is not always right',
     text: 'One problem of a hundred goes wrong: the second question here. It halted in good faith, on the wrong letter. These models are small, trained for one task each, and this page hides no failure. Now it is your turn: change the prompt, the depth, or the model.',
     shows: 'tokens',
+    at: '.answer',
     act: () => ask(FOLLOW, 4),
   },
 ];
@@ -90,23 +95,25 @@ let turn = 0;
 
 /** Goes to a step of the tour, waiting for nothing that was under way before it. */
 export async function goTo(step: number): Promise<void> {
-  const stop = STOPS_OF_TOUR[step];
+  const next = STOPS_OF_TOUR[step];
   const mine = (turn += 1);
-  if (!stop) {
+  if (!next) {
     store.set({ tour: undefined, inspecting: false });
+    document.getElementById('start-tour')?.focus({ preventScroll: true });
     return;
   }
   store.set({ tour: step, inspecting: false });
-  cancel();
+  stop();
   while (store.get().busy) await new Promise((resolve) => setTimeout(resolve, 20));
   if (mine !== turn) return;
-  show(stop.shows);
-  await stop.act();
-  if (mine === turn) show(stop.shows);
+  const place = `#${next.shows} ${(isNarrow() && next.at) || ''}`;
+  show(place);
+  await next.act();
+  if (mine === turn) show(place);
 }
 
-/** Brings a panel into view; at once for those who want no motion. */
-export function show(id: string): void {
+/** Brings a part of the page into view; at once for those who want no motion. */
+export function show(place: string): void {
   const calm = matchMedia('(prefers-reduced-motion: reduce)').matches;
-  document.getElementById(id)?.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'start' });
+  document.querySelector(place)?.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'start' });
 }

@@ -1,9 +1,12 @@
 // What the tests and the screenshots share: a plain static server with the built page below a path, and a browser.
 
+import assert from 'node:assert/strict';
 import { createReadStream, existsSync, statSync } from 'node:fs';
 import http from 'node:http';
 import { dirname, extname, join, normalize } from 'node:path';
+import { after, before } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { launch } from '../../tests/project.mjs';
 
 export { launch, native } from '../../tests/project.mjs';
 
@@ -49,6 +52,30 @@ export async function serve() {
   return { address: `http://localhost:${server.address().port}/some/where/`, bytes, state, close };
 }
 
+/** For the tests of a file: the server, the browser, and pages in it. */
+export function site() {
+  const here = {};
+  before(async () => {
+    here.server = await serve();
+    here.browser = await launch();
+  });
+  after(async () => {
+    await here.browser?.close();
+    await here.server?.close();
+  });
+  /** A page of its own for a test, closed after it; it must not have thrown. */
+  here.withPage = async ({ address = here.server.address, problems = [], ...options }, use) => {
+    const page = await open(here.browser, address, options);
+    try {
+      await use(page);
+      assert.deepEqual(page.problems, problems);
+    } finally {
+      await page.context().close();
+    }
+  };
+  return here;
+}
+
 /** A page that tells of every error of its own. `before` runs in it before anything else does. */
 export async function open(browser, address, { before, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
@@ -76,6 +103,29 @@ export async function done(page) {
     },
     undefined,
     { timeout: 60_000 },
+  );
+}
+
+/** Takes one of the presets of the chosen model. */
+export function preset(page, index) {
+  return page.selectOption('.presets select', String(index));
+}
+
+/** The answer of the last run, and what is said of it. */
+export function said(page) {
+  return page.textContent('.said');
+}
+
+export function until(page, check, arg) {
+  return page.waitForFunction(check, arg, { timeout: 60_000 });
+}
+
+/** Asks at every depth, and waits for the last one. */
+export async function climb(page) {
+  await page.click('#ladder button');
+  await until(
+    page,
+    () => !/Cancel/.test(document.querySelector('#ladder button').textContent) && document.querySelector('[data-depth="32"] td:last-child').textContent !== '–',
   );
 }
 

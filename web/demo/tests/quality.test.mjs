@@ -3,35 +3,26 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { after, before, test } from 'node:test';
-import { done, launch, open, run, serve } from './page.mjs';
+import { test } from 'node:test';
+import { climb, done, open, run, site, until } from './page.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
-let server;
-let browser;
-before(async () => {
-  server = await serve();
-  browser = await launch();
-});
-after(async () => {
-  await browser?.close();
-  await server?.close();
-});
+const here = site();
 
 test('the first load with a model is below 6 MB', async () => {
-  server.bytes.clear();
-  const page = await open(browser, server.address);
+  here.server.bytes.clear();
+  const page = await open(here.browser, here.server.address);
   await page.click('#model button');
   await page.waitForSelector('.ready');
   await page.waitForTimeout(500);
-  const sum = [...server.bytes.values()].reduce((sum, bytes) => sum + bytes, 0);
-  console.log(`first load: ${(sum / 1e6).toFixed(2)} MB, nothing packed:`, Object.fromEntries(server.bytes));
+  const sum = [...here.server.bytes.values()].reduce((sum, bytes) => sum + bytes, 0);
+  console.log(`first load: ${(sum / 1e6).toFixed(2)} MB, nothing packed:`, Object.fromEntries(here.server.bytes));
   assert.ok(sum < 6e6, `${sum} bytes`);
   await page.context().close();
 });
 
 test('while it generates no task is longer than 50 ms, and nothing moves', async () => {
-  const page = await open(browser, server.address);
+  const page = await open(here.browser, here.server.address);
   await page.click('.sampling summary');
   await page.fill('.fields label:nth-child(3) input', '100');
   await page.click('#model button');
@@ -78,10 +69,9 @@ const STATES = {
     await page.click('.sampling summary');
     await page.click('.details summary');
     await run(page);
-    await page.click('#ladder button');
-    await page.waitForFunction(() => document.querySelector('[data-depth="32"] td:last-child').textContent !== '–');
+    await climb(page);
     await page.click('#compare button');
-    await page.waitForFunction(() => /part|same/.test(document.querySelector('#compare [role=status]').textContent));
+    await until(page, () => /part|same/.test(document.querySelector('#compare [role=status]').textContent));
   },
   tables: async (page) => {
     await run(page);
@@ -103,7 +93,7 @@ for (const [name, act] of Object.entries(STATES)) {
   for (const [size, options] of Object.entries({ desktop: {}, phone: { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true } })) {
     for (const colorScheme of ['light', 'dark']) {
       test(`axe has nothing serious to say: ${name}, ${size}, ${colorScheme}`, async () => {
-        const page = await open(browser, server.address, { ...options, colorScheme, reducedMotion: 'reduce' });
+        const page = await open(here.browser, here.server.address, { ...options, colorScheme, reducedMotion: 'reduce' });
         await act(page);
         await page.waitForTimeout(100);
         await page.evaluate(axe);

@@ -3,16 +3,12 @@
 
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { done, launch, open, root, run, serve } from './page.mjs';
+import { climb, done, launch, open, preset, root, run, serve, until } from './page.mjs';
 
 const out = process.env.OUT ?? join(root, 'docs', 'demo');
 mkdirSync(out, { recursive: true });
 
 const ONLY_CPU = () => Object.defineProperty(Navigator.prototype, 'gpu', { get: () => undefined });
-
-async function preset(page, index) {
-  await page.selectOption('.presets select', { index });
-}
 
 async function top(page, id) {
   await page.evaluate((id) => window.scrollTo(0, id ? document.getElementById(id).getBoundingClientRect().top + scrollY - 12 : 0), id);
@@ -46,8 +42,7 @@ const SCENES = {
   ladder: {
     act: async (page) => {
       await preset(page, 2);
-      await page.click('#ladder button');
-      await page.waitForFunction(() => document.querySelector('[data-depth="32"] td:last-child')?.textContent !== '–');
+      await climb(page);
       await top(page, 'ladder');
     },
   },
@@ -56,7 +51,7 @@ const SCENES = {
       await page.click('text=cups >> nth=0');
       await preset(page, 1);
       await page.click('#compare button');
-      await page.waitForFunction(() => /part|same/.test(document.querySelector('#compare [role=status]').textContent));
+      await until(page, () => /part|same/.test(document.querySelector('#compare [role=status]').textContent));
       await top(page, 'compare');
     },
   },

@@ -1,24 +1,23 @@
 import type { Step } from 'refrain';
-import { cancel, compare } from '../engine';
 import { cividis, inkOn, loopShare } from '../colour';
 import { count, milliseconds, shown } from '../format';
-import { answerOf, type DepthChoice, mostLoops, type Run, type State, store } from '../state';
+import { answerOf, askedOf, type DepthChoice, mostLoops, type Run, type State, store } from '../state';
 import { Depth } from './depth';
+import { Go } from './go';
 import { Failure, Panel } from './panel';
+import { Verdict } from './verdict';
 
 /** Two depths on the same prompt and seed, and the first token at which they part. */
 export function Compare({ state }: { state: State }) {
-  const { comparison, busy, progress, info, depth, depthB, prompt } = state;
+  const { comparison, info, depth, depthB } = state;
   const { a, b } = comparison ?? {};
   const differ = a && b ? firstDifference(a, b) : undefined;
-  const tools =
-    busy === 'compare' ? (
-      <button onClick={cancel}>Cancel</button>
-    ) : (
-      <button onClick={() => void compare()} disabled={busy !== undefined || progress !== undefined || prompt === ''}>
-        Compare
-      </button>
-    );
+  const stale = (a && a.asked !== askedOf(state, depth)) || (b && b.asked !== askedOf(state, depthB));
+  const tools = (
+    <Go state={state} starts="compare">
+      Compare
+    </Go>
+  );
   return (
     <Panel id="compare" title="Compare" tools={tools} note="A is the depth chosen above. Choose B; both get the same prompt and the same seed.">
       <div class="sides">
@@ -26,6 +25,7 @@ export function Compare({ state }: { state: State }) {
           <h3>A: {depthName(a?.depth ?? depth)}</h3>
           <Side state={state} run={a} differ={differ} />
           <p class="verdict" role="status">
+            {stale && 'Before your changes: '}
             {a?.status === 'done' && b?.status === 'done' && (differ === undefined ? 'They say the same at every token.' : difference(a, b, differ))}
             {(a?.status === 'stopped' || b?.status === 'stopped') && 'Cancelled.'}
           </p>
@@ -80,7 +80,7 @@ function Side({ state, run, differ }: { state: State; run: Run | undefined; diff
         {found && run && (
           <>
             <b>{found.text || '(nothing)'}</b>
-            {found.right !== undefined && <span class={found.right ? 'right' : 'wrong'}> {found.right ? '✓ right' : '✗ wrong'}</span>}
+            <Verdict {...found} />
             <span class="note">
               {' '}
               {count(

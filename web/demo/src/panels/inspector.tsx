@@ -5,6 +5,7 @@ import { massAt, recorded, settledAt } from '../depths';
 import { count, share, short, shown } from '../format';
 import { useNarrow } from '../size';
 import { type State, store } from '../state';
+import { taskOf } from '../tasks';
 import { Choice, Panel } from './panel';
 
 type View = 'charts' | 'table';
@@ -67,7 +68,7 @@ function Inside({ state, step, view }: { state: State; step: Step | undefined; v
   const loop = Math.min(state.loop, recorded(step));
   return (
     <div class="inside">
-      <p class="note">{story(step)}</p>
+      <p class="note">{story(state, step)}</p>
       {view === 'charts' ? (
         <div class="charts">
           <Halting step={step} loop={loop} threshold={info?.haltingThreshold ?? 0.99} />
@@ -82,21 +83,28 @@ function Inside({ state, step, view }: { state: State; step: Step | undefined; v
   );
 }
 
-function story(step: Step): string {
+function story({ source, texts }: State, step: Step): string {
   const settled = settledAt(step);
   const ends = {
     halted: `The model halted it after loop ${step.loops}`,
-    max: `The cap ended it after loop ${step.loops}, before the model would have`,
+    max: `The cap ended it after loop ${step.loops}, before the model would have${heldBack(step)}`,
     fixed: `It ran the ${count(step.loops, 'loop')} that were asked for`,
   };
   const later = recorded(step) - step.loops;
   return [
     `${ends[step.exit]}${settled === undefined ? '' : `; what it says was there at loop ${settled}`}.`,
     later > 0 ? `${count(later, 'shaded loop')} more ${later === 1 ? 'was' : 'were'} run for deeper tokens after it.` : '',
+    step.trace?.lens?.some(({ ids }) => texts.get(ids[0] ?? -1)?.trim() === '~') && taskOf(source)?.aside,
     'The lens at loop k is a look at the state on its way, not the answer of a run with k loops: that is what the ladder is for.',
   ]
     .filter(Boolean)
     .join(' ');
+}
+
+/** Its answer is made of each loop's state, weighed by p: at the cap there may be little of it. */
+function heldBack(step: Step): string {
+  const mass = massAt(step.trace, step.loops);
+  return mass === undefined ? '' : `; its answer is made of what it had given out by then, Σ p ${share(mass)}`;
 }
 
 function Numbers({ step, loop, texts }: { step: Step; loop: number; texts: Map<number, string> }) {

@@ -1,23 +1,18 @@
-import { cancel, climb } from '../engine';
 import { cividis, inkOn, loopShare } from '../colour';
 import { milliseconds } from '../format';
-import { answerOf, expectedOf, mostLoops, type Rung, type State, STOPS } from '../state';
+import { answerOf, askedOf, expectedOf, type Ladder as Asked, mostLoops, type Rung, type State, STOPS } from '../state';
+import { Go } from './go';
 import { Failure, Panel } from './panel';
 
 /** The same prompt at every depth, each a run of its own; failures stay where they are. */
 export function Ladder({ state }: { state: State }) {
-  const { ladder, busy, progress, info, prompt } = state;
+  const { ladder, info } = state;
   const rungs: Rung[] = ladder?.rungs ?? STOPS.map((depth) => ({ depth }));
-  const stale = ladder && ladder.prompt !== prompt;
-  const tools =
-    busy === 'ladder' ? (
-      <button onClick={cancel}>Cancel</button>
-    ) : (
-      <button onClick={() => void climb()} disabled={busy !== undefined || progress !== undefined || prompt === ''}>
-        Ask at 1 … 32
-      </button>
-    );
-  const known = ladder && expectedOf(state, ladder.prompt, ladder.inPlace) !== undefined;
+  const tools = (
+    <Go state={state} starts="ladder">
+      Ask at 1 … 32
+    </Go>
+  );
   return (
     <Panel
       id="ladder"
@@ -50,18 +45,26 @@ export function Ladder({ state }: { state: State }) {
         </table>
       </div>
       <p class="note below">
-        {!ladder && 'Hatched: more loops than the model was trained with.'}
-        {ladder &&
-          (stale
-            ? `This was asked of another prompt: ${ladder.prompt}`
-            : known
-              ? `The right answer: ${answerOf(state, ladder.prompt, ladder.inPlace, []).expected}`
-              : 'Nobody here knows the right answer to this prompt.')}
-        {ladder?.status === 'stopped' && ' Cancelled.'}
+        {ladder ? notes(state, ladder).join(' ') : 'Hatched: more loops than the model was trained with.'}
       </p>
       {ladder?.problem && <Failure {...ladder.problem} />}
     </Panel>
   );
+}
+
+function notes(state: State, ladder: Asked): string[] {
+  const { prompt, inPlace, rungs } = ladder;
+  const known = expectedOf(state, prompt, inPlace) !== undefined;
+  const lucky = rungs.some(({ steps }) => {
+    const found = steps && answerOf(state, prompt, inPlace, steps);
+    return found?.right && found.cut;
+  });
+  return [
+    ladder.status === 'stopped' && 'Cancelled.',
+    ladder.asked !== askedOf(state) && `This was before your changes, asked of: ${prompt}.`,
+    known ? `The right answer: ${answerOf(state, prompt, inPlace, []).expected}.` : 'Nobody here knows the right answer to this prompt.',
+    lucky && 'A dotted ✓ was cut off before it was done: it may be luck.',
+  ].filter((note) => note !== false);
 }
 
 function Row({ rung: { depth, steps, ms }, state, trained }: { rung: Rung; state: State; trained: number }) {
@@ -75,9 +78,15 @@ function Row({ rung: { depth, steps, ms }, state, trained }: { rung: Rung; state
       <th scope="row" class={depth > trained ? 'beyond' : ''}>
         <span>{depth}</span>
       </th>
-      <td class={`mark ${found?.right === undefined ? '' : found.right ? 'right' : 'wrong'}`}>
-        {found?.right === undefined ? '' : found.right ? '✓' : '✗'}
-        {found?.right !== undefined && <span class="hidden">{found.right ? 'right' : 'wrong'}</span>}
+      <td class="mark">
+        {found?.right !== undefined && (
+          <>
+            <span class={`${found.right ? 'right' : 'wrong'} ${found.right && found.cut ? 'dotted' : ''}`} aria-hidden="true">
+              {found.right ? '✓' : '✗'}
+            </span>
+            <span class="hidden">{found.right ? (found.cut ? 'right, though cut off' : 'right') : 'wrong'}</span>
+          </>
+        )}
       </td>
       <td class="words said-here">
         <span>{found ? found.text || '(nothing)' : '–'}</span>

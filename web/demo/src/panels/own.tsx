@@ -48,7 +48,7 @@ export function OwnModel({ state }: { state: State }) {
       </div>
       <form onSubmit={fetchIt}>
         <label class="field">
-          <span>Name on a Hub</span>
+          <span>Name on a Hub, or a folder’s address</span>
           <input
             type="text"
             placeholder="hf:owner/repo@revision"
@@ -64,6 +64,7 @@ export function OwnModel({ state }: { state: State }) {
             type="url"
             placeholder="https://…"
             value={hub}
+            required={!/^https?:/.test(name.trim())}
             onInput={(event) => store.set({ hub: event.currentTarget.value })}
             spellcheck={false}
           />

@@ -1,19 +1,17 @@
-import { cancel, problemOf, runPrompt } from '../engine';
+import { problemOf, runPrompt } from '../engine';
 import { isNarrow } from '../size';
 import { type State, store } from '../state';
 import { taskOf } from '../tasks';
 import { show } from '../tour';
 import { Depth } from './depth';
+import { Go } from './go';
 import { Panel } from './panel';
 
 export function Prompt({ state }: { state: State }) {
-  const { prompt, source, depth, info, busy, progress, notice, fromLink } = state;
+  const { prompt, source, depth, info, notice, fromLink } = state;
   const task = taskOf(source);
   // On a phone the tokens are out of sight from here.
-  const go = () => {
-    void runPrompt();
-    if (isNarrow()) show('tokens');
-  };
+  const look = () => isNarrow() && show('#tokens');
   const setPrompt = (prompt: string) => store.set({ prompt, at: undefined, notice: '' });
   const preset = task?.presets.findIndex((each) => each.prompt === prompt) ?? -1;
   return (
@@ -44,22 +42,20 @@ export function Prompt({ state }: { state: State }) {
         autocapitalize="off"
         value={prompt}
         onInput={(event) => setPrompt(event.currentTarget.value)}
-        onKeyDown={(event) => (event.ctrlKey || event.metaKey) && event.key === 'Enter' && go()}
+        onKeyDown={(event) => {
+          if (!(event.ctrlKey || event.metaKey) || event.key !== 'Enter') return;
+          void runPrompt();
+          look();
+        }}
       />
       <p class="note" id="prompt-how">
         {task ? task.how : 'The model goes on from here.'}
       </p>
       <h2>Depth</h2>
       <Depth name="Depth" value={depth} trained={info?.trainedLoops ?? 8} most={info?.maxLoops ?? 32} onChange={(depth) => store.set({ depth })} />
-      {busy ? (
-        <button class="wide go" onClick={cancel}>
-          Cancel
-        </button>
-      ) : (
-        <button class="wide go" onClick={go} disabled={progress !== undefined || prompt === ''}>
-          {info ? 'Run' : 'Load the model and run'}
-        </button>
-      )}
+      <Go state={state} starts="run" class="wide go" then={look}>
+        {info ? 'Run' : 'Load the model and run'}
+      </Go>
       {fromLink && !info && <p class="note">This is a shared link: it has set everything above, and fetches no weights until you run it.</p>}
       {notice && (
         <p class="note" role="status">

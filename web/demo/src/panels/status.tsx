@@ -3,6 +3,7 @@ import { store } from '../state';
 import { cancelLoad, chooseModel, ensureModel, forgetCached, unload } from '../engine';
 import { megabytes, millions } from '../format';
 import { TASKS, taskOf } from '../tasks';
+import { useKeptFocus } from '../focus';
 import { Failure } from './panel';
 import { OwnModel } from './own';
 
@@ -13,6 +14,7 @@ export function Status({ state }: { state: State }) {
   const { info, progress, loadProblem, source, cached } = state;
   const task = taskOf(source);
   const isCached = cached.includes(source);
+  const load = useKeptFocus<HTMLDivElement>();
   const device = info?.backend === 'webgpu' ? `WebGPU, ${state.probe?.adapter ?? info.device}` : info?.device;
   return (
     <section class="panel" id="model" aria-label="Model">
@@ -44,7 +46,7 @@ export function Status({ state }: { state: State }) {
           <Gpu probe={state.probe} />
         )}
       </div>
-      <div class="load">
+      <div class="load" ref={load} tabIndex={-1}>
         {progress ? (
           <Loading progress={progress} />
         ) : info ? (
@@ -98,7 +100,8 @@ function Gpu({ probe }: Pick<State, 'probe'>) {
   return (
     <p class="gpu note">
       {!probe && 'Looking for a GPU …'}
-      {probe?.ok && `This browser has WebGPU: ${probe.adapter}.`}
+      {probe?.ok && !probe.simulated && `This browser has WebGPU: ${probe.adapter}.`}
+      {probe?.ok && probe.simulated && 'This browser’s WebGPU is simulated on the CPU. Models run on the CPU itself, which is faster.'}
       {probe && !probe.ok && `No GPU: ${probe.reason}. ${probe.hint ? sentence(probe.hint) : 'Models run on the CPU.'}`}
     </p>
   );

@@ -1,11 +1,13 @@
 import type { Step } from 'refrain';
 import { Component } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
-import { pinToken } from '../engine';
+import { byLoops, pinToken } from '../engine';
 import { bits, cividis, inkOn, loopShare, surpriseShare } from '../colour';
 import { count, milliseconds, shown } from '../format';
-import { answerOf, expectedOf, mostLoops, rightAt, type State, store } from '../state';
+import { type Answer, answerOf, askedOf, expectedOf, mostLoops, rightAt, type State, store } from '../state';
+import { taskOf } from '../tasks';
 import { Choice, Failure, Panel } from './panel';
+import { Verdict } from './verdict';
 
 const ENDS = { halted: 'halted', max: 'stopped by the cap', fixed: 'fixed' } as const;
 const COLOURS = [
@@ -21,7 +23,7 @@ export function Strip({ state }: { state: State }) {
       title="Tokens"
       tools={<Choice label="Colour by" value={colour} options={COLOURS} onChange={(colour) => store.set({ colour })} />}
     >
-      <Answer state={state} />
+      <Said state={state} />
       <Tokens state={state} />
       <Legend state={state} />
       {run?.problem && <Failure {...run.problem} />}
@@ -30,10 +32,10 @@ export function Strip({ state }: { state: State }) {
 }
 
 /** What it says, whether that is right, and what it cost. Its height never changes. */
-function Answer({ state }: { state: State }) {
+function Said({ state }: { state: State }) {
   const { run } = state;
   const over = run && run.status !== 'running';
-  const { text, right, expected } = run ? answerOf(state, run.prompt, run.inPlace, run.steps) : { text: '' };
+  const found = run && answerOf(state, run.prompt, run.inPlace, run.steps);
   const loops = run?.steps.reduce((sum, step) => sum + step.loops, 0) ?? 0;
   const most = run?.steps.reduce((most, step) => Math.max(most, step.loops), 0) ?? 0;
   const capped = run?.steps.filter((step) => step.exit === 'max').length ?? 0;
@@ -45,30 +47,37 @@ function Answer({ state }: { state: State }) {
     capped > 0 && `${count(capped, 'token')} cut off by the cap`,
     over && run.ms > 0 && `${milliseconds(run.ms)} ms`,
   ];
+  const stale = run && run.asked !== askedOf(state, state.depth);
   return (
     <div class="answer">
       <p class="said">
         <span role="status" aria-live="polite">
-          {over && run.status !== 'failed' && (
+          {over && found && run.status !== 'failed' && (
             <>
               {run.status === 'stopped' && <span class="verdict">Cancelled. </span>}
-              <b>{text || '(nothing)'}</b>
-              {right === true && run.status === 'done' && <span class="verdict right"> ✓ right</span>}
-              {right === false && run.status === 'done' && <span class="verdict wrong"> ✗ wrong</span>}
+              <b>{found.text || '(nothing)'}</b>
+              {run.status === 'done' && <Verdict {...found} />}
             </>
           )}
         </span>
         {run?.status === 'running' && <span class="verdict">Running …</span>}
         {!run && <span class="verdict">Run a prompt: each token will say how many loops it took.</span>}
       </p>
-      <p class="cost number">{run && run.steps.length > 0 && costs.filter(Boolean).join(', ')}</p>
-      <p class="expected number">{right === false && run?.status === 'done' && `The right answer: ${expected}`}</p>
+      <p class="cost number">{run && run.steps.length > 0 && (stale ? 'Before your changes: ' : '') + costs.filter(Boolean).join(', ')}</p>
+      <p class="expected number">{run?.status === 'done' && found && aside(state, run.inPlace, found)}</p>
     </div>
   );
 }
 
+/** What there is to say of an answer that is not simply right. */
+function aside(state: State, inPlace: boolean, { right, expected }: Answer): string {
+  if (right === false) return `The right answer: ${expected}`;
+  const unknown = right === undefined && inPlace && taskOf(state.source) !== undefined;
+  return unknown ? 'Not one of the problems that it was trained for: nobody here knows whether that is right.' : '';
+}
+
 function Tokens({ state }: { state: State }) {
-  const { run, pin, colour, loop } = state;
+  const { run, pin, colour } = state;
   const list = useRef<HTMLDivElement>(null);
   const steps = run?.steps ?? [];
   // Which tokens are the questions is known when all are there.
@@ -80,14 +89,19 @@ function Tokens({ state }: { state: State }) {
     if (run?.status === 'running' && outputs > 0 && list.current) list.current.scrollTop = list.current.scrollHeight;
   }, [outputs, run?.status]);
 
+  // So does the pinned one, whoever has pinned it.
+  useEffect(() => {
+    const [box, token] = [list.current, list.current?.querySelector<HTMLElement>('[aria-pressed=true]')];
+    if (!box || !token) return;
+    const { offsetTop: top, offsetHeight: height } = token;
+    box.scrollTop = Math.min(Math.max(box.scrollTop, top + height + 12 - box.clientHeight), top - 12);
+  }, [pin]);
+
   const move = (event: KeyboardEvent) => {
     const at = Number((event.target as HTMLElement).dataset.index);
     const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: steps.length - 1 }[event.key];
-    const loops = steps[pin ?? at]?.trace?.loops ?? steps[pin ?? at]?.loops ?? 1;
     if (to !== undefined) list.current?.querySelector<HTMLElement>(`[data-index="${to}"]`)?.focus();
-    else if (event.key === 'ArrowUp') store.set({ loop: Math.max(loop - 1, 1) });
-    else if (event.key === 'ArrowDown') store.set({ loop: Math.min(loop + 1, loops) });
-    else return;
+    else if (!byLoops(event)) return;
     event.preventDefault();
   };
   const roving = pin !== undefined && pin < steps.length ? pin : 0;
@@ -192,7 +206,7 @@ function Legend({ state }: { state: State }) {
       ))}
       <span>{state.colour === 'loops' ? 'loops' : 'bits: how little the model expected this token'}</span>
       <span class="dotted">cut off by the cap</span>
-      {state.run?.inPlace !== false && <span>below each token: what the model answers there</span>}
+      <span style={{ visibility: state.run?.inPlace === false ? 'hidden' : 'visible' }}>below: what the model says there, ✓ or ✗ where it was asked</span>
     </p>
   );
 }

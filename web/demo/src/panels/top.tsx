@@ -22,7 +22,7 @@ export function Top({ state }: { state: State }) {
         </p>
       </div>
       <div class="actions">
-        <button class="next" onClick={() => void goTo(0)}>
+        <button class="next" id="start-tour" onClick={() => void goTo(0)}>
           Two-minute tour
         </button>
         <Share state={state} />

@@ -1,4 +1,5 @@
 import { useEffect, useRef } from 'preact/hooks';
+import { byLoops } from '../engine';
 import type { State } from '../state';
 import { goTo, STOPS_OF_TOUR } from '../tour';
 import { Failure } from './panel';
@@ -13,6 +14,13 @@ export function Tour({ state }: { state: State }) {
     document.getElementById(stop.shows)?.classList.add('shown');
     return () => document.getElementById(stop.shows)?.classList.remove('shown');
   }, [tour]);
+  const open = stop !== undefined;
+  useEffect(() => {
+    if (!open) return;
+    const end = (event: KeyboardEvent) => event.key === 'Escape' && !document.querySelector('dialog[open]') && void goTo(-1);
+    document.addEventListener('keydown', end);
+    return () => document.removeEventListener('keydown', end);
+  }, [open]);
   if (!stop || tour === undefined) return null;
   const last = tour === STOPS_OF_TOUR.length - 1;
   const waits = progress
@@ -21,7 +29,11 @@ export function Tour({ state }: { state: State }) {
       ? 'Running …'
       : 'This was a real run, just now, on this machine.';
   return (
-    <aside class="tour" aria-label="Guided tour" onKeyDown={(event) => event.key === 'Escape' && void goTo(-1)}>
+    <aside
+      class="tour"
+      aria-label="Guided tour"
+      onKeyDown={(event) => stop.shows === 'inspector' && byLoops(event) && event.preventDefault()}
+    >
       <p class="note">
         Step {tour + 1} of {STOPS_OF_TOUR.length}
       </p>
