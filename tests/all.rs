@@ -23,6 +23,7 @@ mod quantize;
 mod random;
 mod sampler;
 mod shipped;
+mod supply;
 mod tokenizer;
 mod trace;
 mod wgsl;

@@ -44,7 +44,7 @@ fn the_sources_keep_the_rules_of_the_house() {
     assert!(list.is_empty(), "{} broken rule(s):\n{}", list.len(), list.join("\n"));
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+pub fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a readable entry").path()).collect();
     paths.sort();
@@ -248,7 +248,7 @@ fn tokens(blanked: &str) -> Vec<Token> {
 }
 
 /// The text with comments, strings and character literals replaced by spaces; lines stay where they are.
-fn blank(text: &str) -> String {
+pub fn blank(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let starts = |at: usize, what: &str| what.chars().enumerate().all(|(i, c)| chars.get(at + i) == Some(&c));
     let word = |c: char| c.is_alphanumeric() || c == '_';
