@@ -104,6 +104,9 @@ export interface Probe {
   storage?: { quota: number; usage: number };
 }
 
+/** Longest wait for a browser to say what it has, in milliseconds. */
+const LONGEST_LOOK = 5000;
+
 /** Older browsers say it of the adapter, newer ones of its info. */
 function isFallback(adapter: GPUAdapter): boolean {
   type Told = { isFallbackAdapter?: boolean };
@@ -119,7 +122,14 @@ export async function probe(webGpu?: WebGpu): Promise<Probe> {
       return none('this page was not loaded over https or from localhost', 'serve it over https: browsers hide WebGPU elsewhere');
     }
     if (!gpu) return none('this browser has no WebGPU', 'update it, or go on with the CPU: the same models run there, slower');
-    const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
+    let adapter: GPUAdapter | null | 'late';
+    try {
+      const late = new Promise<'late'>((resolve) => setTimeout(resolve, LONGEST_LOOK, 'late'));
+      adapter = await Promise.race([gpu.requestAdapter({ powerPreference: 'high-performance' }), late]);
+    } catch (error) {
+      return none(`the browser refused one: ${error instanceof Error ? error.message : String(error)}`, 'go on with the CPU');
+    }
+    if (adapter === 'late') return none(`the browser did not answer within ${LONGEST_LOOK / 1000} seconds`, 'go on with the CPU, or restart the browser');
     if (!adapter) return none('the browser found no GPU that it trusts', 'update the graphics driver, or go on with the CPU');
     return {
       ok: true,

@@ -30,7 +30,8 @@ export class Remote implements Engine {
     worker.onerror = (event) => {
       event.preventDefault?.();
       const why = event.message ? `: ${event.message}` : '';
-      const hint = 'serve worker.js and refrain_bg.wasm beside the script (your bundler may need to copy them), or use refrain/inline, or worker: false; in the development server of Vite set optimizeDeps.exclude to ["refrain"]';
+      const offline = (globalThis.navigator as Navigator | undefined)?.onLine === false;
+      const hint = offline ? 'check whether this device is online, then try again' : 'serve worker.js and refrain_bg.wasm beside the script (your bundler may need to copy them), or use refrain/inline, or worker: false; in the development server of Vite set optimizeDeps.exclude to ["refrain"]';
       this.#fail({ code: 'file', message: `the model's Worker could not run${why}`, hint });
     };
     worker.onmessageerror = () => this.#fail({ code: 'usage', message: 'a message to or from the Worker could not be read' });

@@ -323,6 +323,10 @@ describe('the device', () => {
     assert.equal(found.simulated, true);
     assert.ok(found.maxBindingBytes >= 128 << 20);
     assert.ok(found.storage.quota > 0);
+    const refused = await page.evaluate(() => refrain.probe({ requestAdapter: () => Promise.reject(new Error('not today')) }));
+    assert.deepEqual([refused.ok, refused.reason], [false, 'the browser refused one: not today']);
+    const silent = await page.evaluate(() => refrain.probe({ requestAdapter: () => new Promise(() => {}) }));
+    assert.match(silent.reason, /did not answer/);
   });
 });
 

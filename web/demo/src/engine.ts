@@ -16,8 +16,8 @@ export function problemOf(error: unknown): Problem {
 }
 
 export async function look(): Promise<void> {
+  void listCache();
   store.set({ probe: await probe() });
-  await listCache();
 }
 
 async function listCache(): Promise<void> {
@@ -26,7 +26,13 @@ async function listCache(): Promise<void> {
 }
 
 export async function forgetCached(name: string): Promise<void> {
-  await cache.delete(name);
+  if (store.get().loaded === name) await unload();
+  try {
+    await cache.delete(name);
+    store.set({ loadProblem: undefined });
+  } catch (error) {
+    store.set({ loadProblem: problemOf(error) });
+  }
   await listCache();
 }
 
@@ -72,11 +78,17 @@ async function open(source: string, { signal }: AbortController): Promise<boolea
     void watch(made);
     store.set({ info: made.info, loaded: source, progress: undefined, texts: new Map(), fromLink: false });
     void listCache();
+    void keepPage();
     return true;
   } catch (error) {
     if (!signal.aborted) store.set({ progress: undefined, loadProblem: problemOf(error) });
     return false;
   }
+}
+
+/** The engine may have come before the worker was there that keeps the page for times without a network. */
+async function keepPage(): Promise<void> {
+  (await navigator.serviceWorker?.ready)?.active?.postMessage('keep');
 }
 
 /** A lost device is no end: the package opens the model again by itself. It is said all the same. */
@@ -125,8 +137,7 @@ function setter(): (change: Partial<State>) => void {
 }
 
 /** Runs the prompt at a depth, and hands over the run as it grows, once a frame at most. */
-async function generate(depth: DepthChoice, trace: boolean, show: (run: Run) => void): Promise<Run> {
-  const state = store.get();
+async function generate(state: State, depth: DepthChoice, trace: boolean, show: (run: Run) => void): Promise<Run> {
   const asked = options(state, depth);
   const steps: Step[] = [];
   let run: Run = { prompt: state.prompt, asked: askedOf(state, depth), depth, status: 'running', inPlace: asked.inPlace === true, steps: [], ms: 0 };
@@ -171,12 +182,15 @@ export const runPrompt = () => occupy('run', answer);
 
 async function answer(): Promise<void> {
   store.set({ pin: undefined, notice: '' });
-  const { depth, trace } = store.get();
+  const state = store.get();
   const set = setter();
-  const run = await generate(depth, trace, (run) => set({ run }));
+  const run = await generate(state, state.depth, state.trace, (run) => set({ run }));
   const { at } = store.get();
   const deepest = run.steps.reduce((best, step, i) => (step.loops >= (run.steps[best]?.loops ?? 0) ? i : best), 0);
   const named = at && run.steps[at.token] ? at.token : deepest;
+  if (at && named !== at.token && run.status === 'done') {
+    set({ notice: `The link names token ${at.token + 1}, and there are ${run.steps.length}: the deepest one is shown instead.` });
+  }
   // Nobody has clicked: what comes up by itself comes up complete.
   if (run.steps[named]) await nameLens(run.steps[named]);
   set({ at: undefined });
@@ -220,10 +234,11 @@ export const compare = () => occupy('compare', askBoth);
 
 async function askBoth(): Promise<void> {
   store.set({ comparison: {} });
-  const { depth, depthB } = store.get();
+  // Both are asked the same, whatever changes on the page meanwhile.
+  const state = store.get();
   const set = setter();
-  const a = await generate(depth, false, (a) => set({ comparison: { a } }));
-  if (a.status === 'done') await generate(depthB, false, (b) => set({ comparison: { a, b } }));
+  const a = await generate(state, state.depth, false, (a) => set({ comparison: { a } }));
+  if (a.status === 'done') await generate(state, state.depthB, false, (b) => set({ comparison: { a, b } }));
 }
 
 /** Ends whatever runs or loads. */
@@ -242,7 +257,7 @@ export function stop(): void {
 export function pinToken(index: number, loop?: number): void {
   const step = store.get().run?.steps[index];
   if (!step) return;
-  store.set({ pin: index, loop: Math.max(1, loop ?? step.loops) });
+  store.set({ pin: index, loop: Math.min(Math.max(1, loop ?? step.loops), recorded(step)) });
   void nameLens(step);
 }
 

@@ -1,5 +1,6 @@
 /** The state that a link carries: #m=model&p=prompt&d=depth&s=seed&t=temperature&v=1, and `at=token.loop` where a token is pinned. */
 import { type DepthChoice, type State, STOPS, store } from './state';
+import { taskOf } from './tasks';
 
 const VERSION = '1';
 
@@ -44,7 +45,7 @@ export function fromHash(text: string): Partial<State> | undefined {
   if (hash.has('d') && !depth) wrong.push(`d=${hash.get('d')}`);
   const model = hash.get('m') ?? '';
   const shared = {
-    source: /^(refrain|hf|https?):/.test(model) ? model : undefined,
+    source: taskOf(model) || /^(hf|https?):./.test(model) ? model : undefined,
     prompt: hash.get('p') ?? undefined,
     depth,
     seed: number('s', (value) => Number.isSafeInteger(value) && value >= 0),
@@ -54,6 +55,7 @@ export function fromHash(text: string): Partial<State> | undefined {
   if (model && !shared.source) wrong.push(`m=${model}`);
   if (hash.get('v') !== VERSION) wrong.push(`v=${hash.get('v')}`);
   const [, token, loop] = /^(\d{1,4})\.(\d{1,4})$/.exec(hash.get('at') ?? '') ?? [];
+  if (hash.has('at') && !token) wrong.push(`at=${hash.get('at')}`);
   const known = Object.fromEntries(Object.entries(shared).filter(([, value]) => value !== undefined)) as Partial<State>;
   return {
     ...known,

@@ -96,6 +96,8 @@ export interface State {
   fromLink: boolean;
   notice: string;
   tour?: number;
+  /** Whether the tour's step has been run to its end. */
+  toured: boolean;
 }
 
 const first = TASKS[0];
@@ -122,13 +124,16 @@ export const store = new Store<State>({
   depthB: { mode: 'cap', loops: 2 },
   fromLink: false,
   notice: '',
+  toured: false,
 });
 
 /** All that decides what a run says. Two runs with the same of it say the same; what is on the page and has another is of before a change. */
 export function askedOf(state: State, depth?: DepthChoice): string {
-  const { prompt, seed, temperature, maxTokens } = state;
+  const { prompt, seed, temperature, maxTokens, info } = state;
   const deep = depth && (depth.mode === 'model' ? [depth.mode] : [depth.mode, depth.loops]);
-  return JSON.stringify([prompt, temperature, temperature > 0 ? seed : 0, maxTokens, deep]);
+  // What answers in place draws nothing.
+  const draws = temperature > 0 && !(info?.inPlace && maxTokens === 0);
+  return JSON.stringify([prompt, draws && [temperature, seed], maxTokens, deep]);
 }
 
 /** The most loops that any colour stands for. */

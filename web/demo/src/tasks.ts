@@ -135,7 +135,7 @@ export const TASKS: Task[] = [
     title: 'add',
     bytes: 1_133_000,
     what: 'Two numbers are added as on paper, column by column from the right.',
-    how: '“6+7” is a column of two digits, the last one first; “=” asks for what stands in front of the sum. One loop for each column that a carry crosses, and one for the column itself.',
+    how: '“6+7” is a column of two digits, the last one first; “=” asks for what stands in front of the sum. One loop for each column that a carry crosses, and one for the column itself. The “=” in front is the tokenizer’s, for a start.',
     aside: NOT_YET,
     presets: [
       { title: '586 + 847', prompt: columns('586', '847') },

@@ -1,5 +1,5 @@
 /** The guided tour: each step sets the page to something, runs it for real, and says what to look at. */
-import { chooseModel, climb, ensureModel, pinToken, runPrompt, stop } from './engine';
+import { chooseModel, climb, pinToken, runPrompt, stop } from './engine';
 import { isNarrow } from './size';
 import { store } from './state';
 import { taskOf } from './tasks';
@@ -11,12 +11,13 @@ interface Stop {
   shows: string;
   /** What to look at within it, where a small screen cannot show it all. */
   at?: string;
-  act: () => Promise<void>;
+  /** Runs it; returns whether it came to its end. */
+  act: () => Promise<boolean>;
 }
 
 const FOLLOW = 'refrain:follow';
 
-async function ask(model: string, preset: number, loops?: number): Promise<void> {
+async function ask(model: string, preset: number, loops?: number): Promise<boolean> {
   chooseModel(model);
   const prompt = taskOf(model)?.presets[preset]?.prompt ?? '';
   store.set({
@@ -27,7 +28,8 @@ async function ask(model: string, preset: number, loops?: number): Promise<void>
     at: undefined,
     depth: loops ? { mode: 'cap', loops } : { mode: 'model', loops: 8 },
   });
-  if (await ensureModel()) await runPrompt();
+  await runPrompt();
+  return store.get().run?.status === 'done';
 }
 
 export const STOPS_OF_TOUR: Stop[] = [
@@ -55,10 +57,11 @@ export const STOPS_OF_TOUR: Stop[] = [
     shows: 'inspector',
     at: '.charts',
     act: async () => {
-      await ask(FOLLOW, 1);
+      const ran = await ask(FOLLOW, 1);
       const last = (store.get().run?.steps.length ?? 0) - 1;
       if (last >= 0) pinToken(last);
       store.set({ inspecting: true });
+      return ran;
     },
   },
   {
@@ -78,8 +81,9 @@ export const STOPS_OF_TOUR: Stop[] = [
     text: 'The nine arrows again, allowed 1, 2, 4 … loops, each a run of its own. Wrong while there are too few, and right from the moment that there is time enough.',
     shows: 'ladder',
     act: async () => {
-      await ask(FOLLOW, 2);
+      if (!(await ask(FOLLOW, 2))) return false;
       await climb();
+      return store.get().ladder?.status === 'done';
     },
   },
   {
@@ -97,19 +101,21 @@ let turn = 0;
 export async function goTo(step: number): Promise<void> {
   const next = STOPS_OF_TOUR[step];
   const mine = (turn += 1);
+  stop();
   if (!next) {
     store.set({ tour: undefined, inspecting: false });
     document.getElementById('start-tour')?.focus({ preventScroll: true });
     return;
   }
-  store.set({ tour: step, inspecting: false });
-  stop();
+  store.set({ tour: step, toured: false, inspecting: false });
   while (store.get().busy) await new Promise((resolve) => setTimeout(resolve, 20));
   if (mine !== turn) return;
   const place = `#${next.shows} ${(isNarrow() && next.at) || ''}`;
   show(place);
-  await next.act();
-  if (mine === turn) show(place);
+  const toured = await next.act();
+  if (mine !== turn) return;
+  store.set({ toured });
+  show(place);
 }
 
 /** Brings a part of the page into view; at once for those who want no motion. */

@@ -119,7 +119,7 @@ test('a link restores the state, and fetches no weights by itself', () =>
   }));
 
 test('a link with parts that make no sense says so', () =>
-  withPage({ address: `${here.server.address}#m=cups&p=hello&d=fixed5000&s=-1&t=0&v=1` }, async (page) => {
+  withPage({ hash: '#m=cups&p=hello&d=fixed5000&s=-1&t=0&v=1' }, async (page) => {
     const notice = await page.textContent('#prompt [role=status]');
     for (const part of ['m=cups', 'd=fixed5000', 's=-1']) assert.ok(notice.includes(part), notice);
     assert.equal(await page.inputValue('textarea'), 'hello');

@@ -19,7 +19,7 @@ async function cap(page, loops) {
   await page.check(`#prompt input[aria-label^="${loops} loop"]`, { force: true });
 }
 
-test('a double click runs once, a later click cancels', () =>
+test('a double click runs once', () =>
   withPage({}, async (page) => {
     await page.click('.sampling summary');
     await page.fill('.fields label:nth-child(3) input', '100');
@@ -209,4 +209,186 @@ test('without a network the page asks whether there is one', () =>
     await page.click('#model >> text=Load cups');
     await page.waitForSelector('#model .failure');
     assert.match(await page.textContent('#model .failure'), /online/);
+  }));
+
+test('numbers may be typed key by key', () =>
+  withPage({}, async (page) => {
+    await page.click('.sampling summary');
+    for (const [label, typed, meant] of [
+      ['Temperature', '0.75', '0.75'],
+      ['Temperature', '-1', '0'],
+      ['Temperature', '12', '2'],
+      ['Seed', '123', '123'],
+      ['New tokens', '15', '15'],
+    ]) {
+      const field = page.getByLabel(label, { exact: true });
+      await field.press('Control+A');
+      await field.pressSequentially(typed);
+      assert.equal(await field.inputValue(), typed);
+      await field.blur();
+      assert.equal(await field.inputValue(), meant);
+    }
+    assert.match(await page.textContent('.sampling summary'), /temperature 2, seed 123, 15 new tokens/);
+  }));
+
+test('the kept copy of the model in use can be deleted', () =>
+  withPage({}, async (page) => {
+    await run(page);
+    await page.click('.details summary');
+    await page.click('text=Delete the copy');
+    await page.waitForSelector('#model >> text=Load follow');
+    await run(page);
+    assert.match(await page.textContent('.ready'), /Fetched/);
+    // In another tab it stays, and the page says why.
+    const other = await page.context().newPage();
+    await other.goto(here.server.address);
+    await other.click('.details summary');
+    await other.click('text=Delete the copy');
+    await other.waitForSelector('#model .failure >> text=in use');
+  }));
+
+test('opened once, and never again with a network', () =>
+  withPage({}, async (page) => {
+    await run(page);
+    await until(page, async () => (await (await caches.open('refrain-demo')).keys()).some(({ url }) => url.endsWith('.wasm')));
+    await page.context().setOffline(true);
+    await page.reload();
+    await page.waitForSelector('#model >> text=Open follow');
+    await run(page);
+    assert.match(await said(page), /right/);
+  }));
+
+test('a full disk does not stand between the page and its answer', () =>
+  withPage({}, async (page) => {
+    await page.evaluate(() => navigator.serviceWorker.ready);
+    await page.reload();
+    const session = await page.context().newCDPSession(page);
+    await session.send('Storage.overrideQuotaForOrigin', { origin: new URL(here.server.address).origin, quotaSize: 1 });
+    await page.evaluate(() => caches.delete('refrain-demo'));
+    await page.reload();
+    await run(page);
+    assert.match(await said(page), /right/);
+  }));
+
+test('the tour claims no run that there was not', () =>
+  withPage({ reducedMotion: 'reduce' }, async (page) => {
+    here.server.state.slow = /safetensors/;
+    await page.click('text=Two-minute tour');
+    await page.click('.loading button');
+    await until(page, () => /has not run to its end/.test(document.querySelector('.tour').textContent));
+    here.server.state.slow = undefined;
+    await page.click('text=Run this step');
+    await until(page, () => /real run/.test(document.querySelector('.tour').textContent));
+    assert.match(await said(page), /^c ✓ right/);
+    // Clicked through while the model comes: the step where it ends is the one that is run.
+    await page.keyboard.press('Escape');
+    await page.reload();
+    here.server.state.slow = /refrain_bg/;
+    await page.click('text=Two-minute tour');
+    for (let i = 0; i < 6; i += 1) await page.click('.tour .next');
+    here.server.state.slow = undefined;
+    await until(page, () => /Step 7 of.*real run/.test(document.querySelector('.tour').textContent));
+    assert.equal(await page.textContent('[data-depth="32"] .mark .right'), '✓');
+  }));
+
+test('what ends the tour runs nothing later', () =>
+  withPage({}, async (page) => {
+    here.server.state.slow = /safetensors/;
+    await page.click('text=Two-minute tour');
+    await page.waitForSelector('.loading');
+    await page.keyboard.press('Escape');
+    await page.fill('textarea', 'c >c ?c');
+    await page.waitForSelector('.ready');
+    here.server.state.slow = undefined;
+    await page.waitForTimeout(300);
+    assert.deepEqual(await tokens(page), []);
+  }));
+
+test('both sides of a comparison are asked the same, whatever is typed meanwhile', () =>
+  withPage({}, async (page) => {
+    await page.click('.sampling summary');
+    await page.getByLabel('New tokens', { exact: true }).fill('60');
+    await page.click('#model >> text=Load follow');
+    await page.waitForSelector('.ready');
+    await page.evaluate(() => {
+      const [button, text] = ['#compare button', 'textarea'].map((each) => document.querySelector(each));
+      const watch = new MutationObserver(() => {
+        if (!document.querySelector('.mini li')) return;
+        watch.disconnect();
+        text.value = 'c >c ?c';
+        text.dispatchEvent(new Event('input', { bubbles: true }));
+      });
+      watch.observe(document.querySelector('#compare'), { childList: true, subtree: true });
+      button.click();
+    });
+    await until(page, () => /part|same/.test(document.querySelector('#compare [role=status]').textContent));
+    const [a, b] = await page.$$eval('.mini', (sides) => sides.map((side) => [...side.querySelectorAll('li span')].slice(0, 11).map((each) => each.textContent)));
+    assert.deepEqual(a, b);
+    assert.equal(a[10], '?a');
+  }));
+
+for (const [name, requestAdapter] of [
+  ['refuses', () => Promise.reject(new Error('not today'))],
+  ['never answers', () => new Promise(() => {})],
+]) {
+  test(`a browser whose WebGPU ${name} runs models all the same`, () =>
+    withPage({ before: `Object.defineProperty(Navigator.prototype, 'gpu', { get: () => ({ requestAdapter: ${requestAdapter} }) })` }, async (page) => {
+      await until(page, () => /No GPU: the browser (refused|did not answer)/.test(document.querySelector('.gpu').textContent));
+      await run(page);
+      assert.match(await said(page), /right/);
+    }));
+}
+
+test('names of files may be as long as they like; a failure goes with what failed', () =>
+  withPage({}, async (page) => {
+    await page.click('.models >> text=yours');
+    await page.setInputFiles('input[multiple]', { name: `${'x'.repeat(240)}.json`, mimeType: 'application/json', buffer: Buffer.from('{}') });
+    await page.waitForSelector('#model .failure');
+    const wide = () => page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    assert.ok((await wide()) <= 0, `${await wide()} px too wide`);
+    await page.evaluate(() => (location.hash = '#m=refrain:cups&p=@1+12&v=1'));
+    await page.waitForSelector('#model >> text=Load cups');
+    assert.equal(await page.$('.failure'), null);
+  }));
+
+test('on a phone the focus goes back to the token when the sheet is closed', () =>
+  withPage(PHONE, async (page) => {
+    await run(page);
+    await page.click('.token >> nth=3');
+    await page.click('.sheet >> text=Close');
+    assert.ok(await focused(page, '.token[data-index="3"]'));
+    await page.click('.map canvas', { position: { x: 60, y: 20 } });
+    await page.keyboard.press('Escape');
+    await until(page, () => document.activeElement.closest('.token[aria-pressed=true]'));
+  }));
+
+test('the link that is shown is the one of now', () =>
+  withPage({ before: () => Object.defineProperty(navigator, 'clipboard', { get: () => ({ writeText: () => Promise.reject(new Error('no')) }) }) }, async (page) => {
+    await page.click('text=Copy link');
+    await page.waitForSelector('.link input');
+    await page.fill('textarea', 'c >c ?c');
+    assert.match(await page.inputValue('.link input'), /p=c\+%3Ec\+%3Fc/);
+    await page.click('.link button');
+    assert.equal(await page.$('.link'), null);
+  }));
+
+test('the first token has no surprise, and says so', () =>
+  withPage({}, async (page) => {
+    await run(page);
+    await page.click('text=Surprise');
+    const [first, second] = await page.$$eval('.token', (all) => all.map((each) => each.textContent));
+    assert.match(first, /^'c', 1 loop, surprise unknown –/);
+    assert.match(second, /surprise \d+\.\db/);
+  }));
+
+test('a link that names too much gets what there is', () =>
+  withPage({ hash: '#m=refrain:nothing&p=c+>c+?c&at=x.y&v=1' }, async (page) => {
+    const notice = await page.textContent('#prompt [role=status]');
+    for (const part of ['m=refrain:nothing', 'at=x.y']) assert.ok(notice.includes(part), notice);
+    await page.evaluate(() => (location.hash = '#m=refrain:follow&p=c+>c+?c&at=2.9999&v=1'));
+    await run(page);
+    assert.match(await page.textContent('.readout'), /^Token 3 “\?c”, loop 1: /);
+    await page.evaluate(() => (location.hash = '#m=https://models.example/mine/&p=x&v=1'));
+    await page.waitForSelector('#model >> text=Load https://models.example/mine/');
+    assert.equal(await page.inputValue('.own input[type=text]'), 'https://models.example/mine/');
   }));

@@ -64,7 +64,7 @@ export function site() {
     await here.server?.close();
   });
   /** A page of its own for a test, closed after it; it must not have thrown. */
-  here.withPage = async ({ address = here.server.address, problems = [], ...options }, use) => {
+  here.withPage = async ({ hash = '', address = here.server.address + hash, problems = [], ...options }, use) => {
     const page = await open(here.browser, address, options);
     try {
       await use(page);

@@ -41,7 +41,15 @@ function titleOf(step: Step): string {
 
 function Sheet({ title, tools, children }: { title: string; tools: preact.ComponentChildren; children: preact.ComponentChildren }) {
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => dialog.current?.showModal(), []);
+  useEffect(() => {
+    const shown = dialog.current;
+    shown?.showModal();
+    return () => {
+      // What is behind an open dialog cannot have the focus.
+      shown?.close();
+      document.querySelector<HTMLElement>('.token[aria-pressed=true]')?.focus({ preventScroll: true });
+    };
+  }, []);
   const close = () => store.set({ inspecting: false });
   return (
     <dialog class="sheet" ref={dialog} aria-label={title} onClose={close} onClick={(event) => event.target === dialog.current && close()}>

@@ -1,4 +1,4 @@
-import { useState } from 'preact/hooks';
+import { useEffect, useState } from 'preact/hooks';
 import { cancelLoad, ensureModel, unload } from '../engine';
 import { count } from '../format';
 import { type State, store } from '../state';
@@ -9,7 +9,9 @@ const FOLDER = { webkitdirectory: true };
 /** A model of one's own: the files of a folder, an archive of it, or a name on a Hub. */
 export function OwnModel({ state }: { state: State }) {
   const { source, files, hub } = state;
-  const [name, setName] = useState(source.startsWith('hf:') ? source : '');
+  const named = source === 'files' ? '' : source;
+  const [name, setName] = useState(named);
+  useEffect(() => setName(named), [named]);
   const take = (event: Event) => {
     const picked = [...((event.target as HTMLInputElement).files ?? [])];
     if (picked.length === 0) return;

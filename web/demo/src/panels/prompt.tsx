@@ -5,6 +5,7 @@ import { taskOf } from '../tasks';
 import { show } from '../tour';
 import { Depth } from './depth';
 import { Go } from './go';
+import { NumberField } from './number';
 import { Panel } from './panel';
 
 export function Prompt({ state }: { state: State }) {
@@ -70,10 +71,6 @@ export function Prompt({ state }: { state: State }) {
 function Sampling({ state }: { state: State }) {
   const { seed, temperature, maxTokens, trace, source } = state;
   const inPlace = state.info?.inPlace ?? taskOf(source) !== undefined;
-  const whole = (event: Event, name: 'seed' | 'maxTokens', most: number) => {
-    const value = Math.round(Number((event.target as HTMLInputElement).value));
-    if (Number.isFinite(value) && value >= 0) store.set({ [name]: Math.min(value, most) });
-  };
   return (
     <details class="sampling">
       <summary>
@@ -84,31 +81,14 @@ function Sampling({ state }: { state: State }) {
         </span>
       </summary>
       <div class="fields">
-        <label class="field">
-          <span>Temperature</span>
-          <input
-            type="number"
-            min="0"
-            max="2"
-            step="0.1"
-            value={temperature}
-            onInput={(event) =>
-              event.currentTarget.value !== '' && store.set({ temperature: Math.min(Math.max(Number(event.currentTarget.value), 0), 2) })
-            }
-          />
-        </label>
-        <label class="field">
-          <span>Seed</span>
-          <input type="number" min="0" step="1" value={seed} onInput={(event) => whole(event, 'seed', Number.MAX_SAFE_INTEGER)} />
-        </label>
-        <label class="field">
-          <span>New tokens</span>
-          <input type="number" min="0" max="1024" step="1" value={maxTokens} onInput={(event) => whole(event, 'maxTokens', 1024)} />
-        </label>
+        <NumberField label="Temperature" value={temperature} max={2} step={0.1} onChange={(temperature) => store.set({ temperature })} />
+        <NumberField label="Seed" value={seed} max={Number.MAX_SAFE_INTEGER} step={1} onChange={(seed) => store.set({ seed })} />
+        <NumberField label="New tokens" value={maxTokens} max={1024} step={1} onChange={(maxTokens) => store.set({ maxTokens })} />
       </div>
       <p class="note">
-        {inPlace ? 'With 0 new tokens the model answers at the prompt’s own tokens, which is all it was trained for.' : 'With 0 it writes up to 64.'}{' '}
-        At temperature 0 the likeliest token is taken and the seed plays no part.
+        {inPlace
+          ? 'With 0 new tokens the model answers at the prompt’s own tokens, which is all it was trained for: always the likeliest, so that temperature and seed play no part.'
+          : 'With 0 it writes up to 64. At temperature 0 the likeliest token is taken and the seed plays no part.'}
       </p>
       <label class="check">
         <input type="checkbox" checked={trace} onChange={(event) => store.set({ trace: event.currentTarget.checked })} />

@@ -11,7 +11,7 @@ import { OwnModel } from './own';
 const ENGINE_BYTES = 2_810_000;
 
 export function Status({ state }: { state: State }) {
-  const { info, progress, loadProblem, source, cached } = state;
+  const { info, progress, loadProblem, source, files, cached } = state;
   const task = taskOf(source);
   const isCached = cached.includes(source);
   const load = useKeptFocus<HTMLDivElement>();
@@ -56,10 +56,11 @@ export function Status({ state }: { state: State }) {
               {info.fromCache ? 'Nothing was fetched.' : info.storage === 'opfs' ? 'Fetched, and kept in this browser.' : 'In memory only.'}
             </span>
           </p>
-        ) : task || source.startsWith('hf:') ? (
+        ) : source !== 'files' || files.length > 0 ? (
           <>
             <button onClick={() => void ensureModel()}>
-              {isCached ? `Open ${task?.title ?? source}` : task ? `Load ${task.title}, ${megabytes(task.bytes)}` : `Load ${source}`}
+              {isCached ? 'Open' : 'Load'} {task?.title ?? (source === 'files' ? 'the files' : source)}
+              {task && !isCached && `, ${megabytes(task.bytes)}`}
             </button>
             <p class="note">
               {isCached
@@ -88,7 +89,7 @@ function Loading({ progress }: { progress: NonNullable<State['progress']> }) {
       </div>
       <p>
         <span>{PHASES[phase]}</span>
-        <span class="number">{total > 0 ? `${megabytes(loaded)} of ${megabytes(total)}` : `${percent} %`}</span>
+        <span class="number">{phase === 'download' && total > 0 ? `${megabytes(loaded)} of ${megabytes(total)}` : `${percent} %`}</span>
       </p>
       <button onClick={cancelLoad}>Cancel</button>
     </div>

@@ -151,7 +151,7 @@ function tokenButton({ step, index, inPlace, pinned, tab, share, surprise, right
   const says = inPlace ? shown(step.next.text) : '';
   const mark = right === undefined ? '' : right ? '✓' : '✗';
   // The name of the button is its text: "'cat', 7 loops, halted", of which only what is short is seen.
-  const loops = surprise && step.logprob !== null ? `${bits(step.logprob).toFixed(1)}b` : String(step.loops);
+  const loops = !surprise ? String(step.loops) : step.logprob === null ? '–' : `${bits(step.logprob).toFixed(1)}b`;
   const verdict = right === undefined ? '' : right ? ', right' : ', wrong';
   const pin = () => {
     pinToken(index);
@@ -169,7 +169,7 @@ function tokenButton({ step, index, inPlace, pinned, tab, share, surprise, right
     >
       <Unseen>'</Unseen>
       <span class="text">{text}</span>
-      <Unseen>', {surprise && `${count(step.loops, 'loop')}, surprise `}</Unseen>
+      <Unseen>', {surprise && `${count(step.loops, 'loop')}, surprise ${step.logprob === null ? 'unknown ' : ''}`}</Unseen>
       <span class="loops">{loops}</span>
       <Unseen>
         {surprise ? '' : step.loops === 1 ? ' loop' : ' loops'}, {ENDS[step.exit]}

@@ -35,15 +35,15 @@ export function Top({ state }: { state: State }) {
 /** Copies a link to what is set here; where copying is not allowed it is shown, to be copied by hand. */
 function Share({ state }: { state: State }) {
   const [said, setSaid] = useState('');
-  const [link, setLink] = useState('');
+  const [shown, setShown] = useState(false);
+  const link = new URL(toHash(state), location.href).href;
   const copy = async () => {
-    const url = new URL(toHash(state), location.href).href;
     try {
-      await navigator.clipboard.writeText(url);
+      await navigator.clipboard.writeText(link);
       setSaid('Copied');
       setTimeout(() => setSaid(''), 2000);
     } catch {
-      setLink(url);
+      setShown(true);
     }
   };
   const own = state.source === 'files';
@@ -57,11 +57,14 @@ function Share({ state }: { state: State }) {
       >
         <span aria-live="polite">{said || 'Copy link'}</span>
       </button>
-      {link && (
-        <label class="field link">
-          <span>This browser does not let the page copy. The link:</span>
-          <input type="text" readOnly value={link} ref={(input) => input?.select()} />
-        </label>
+      {shown && (
+        <div class="link">
+          <label class="field">
+            <span>This browser does not let the page copy. The link:</span>
+            <input type="text" readOnly value={link} onFocus={(event) => event.currentTarget.select()} />
+          </label>
+          <button onClick={() => setShown(false)}>Close</button>
+        </div>
       )}
     </>
   );

@@ -5,7 +5,7 @@ import { goTo, STOPS_OF_TOUR } from '../tour';
 import { Failure } from './panel';
 
 export function Tour({ state }: { state: State }) {
-  const { tour, progress, busy, loadProblem } = state;
+  const { tour, toured, progress, busy, loadProblem } = state;
   const title = useRef<HTMLHeadingElement>(null);
   const stop = tour === undefined ? undefined : STOPS_OF_TOUR[tour];
   useEffect(() => {
@@ -27,7 +27,9 @@ export function Tour({ state }: { state: State }) {
     ? `Loading the model, ${Math.round(progress.fraction * 100)} % …`
     : busy
       ? 'Running …'
-      : 'This was a real run, just now, on this machine.';
+      : toured
+        ? 'This was a real run, just now, on this machine.'
+        : 'It has not run to its end.';
   return (
     <aside
       class="tour"
@@ -42,6 +44,7 @@ export function Tour({ state }: { state: State }) {
       </h2>
       <p>{stop.text}</p>
       {loadProblem ? <Failure {...loadProblem} /> : <p class="note">{waits}</p>}
+      {!toured && !busy && <button onClick={() => void goTo(tour)}>Run this step</button>}
       <div class="buttons">
         <button onClick={() => void goTo(-1)}>End</button>
         <span />
