@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod batch;
-mod case;
-mod check;
+pub mod case;
+pub mod check;
 mod given_up;
 mod judge;
 mod ledger;

@@ -34,7 +34,7 @@ fn of(target: &str, root: &Path) -> Vec<Vec<u8>> {
             let defaults =
                 br#"{"n_loops":4,"min_loops":1,"exit":"fixed","in_place":true,"temperature":0.5,"top_k":3,"top_p":0.5,"min_p":0.1,
                 "max_new_tokens":3,"eos_token_id":[1,2]}"#;
-            golden.into_iter().chain([[TINY.as_bytes(), END, defaults].concat()]).collect()
+            golden.into_iter().chain([[TINY.as_bytes(), END, defaults, END, &[3, 2, 1, 4, 30]].concat()]).collect()
         }
         "quantised" => {
             let numbers: Vec<u8> = (0..64u8).flat_map(|i| (f32::from(i) * 0.1 - 3.0).to_le_bytes()).collect();

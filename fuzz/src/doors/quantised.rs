@@ -88,7 +88,7 @@ fn model(dtype: (&str, Option<Precision>), numbers: &[u8]) {
         assert_eq!(found, expected, "{name} in {precision}");
     }
     let config = Config::parse("config.json", super::TINY.as_bytes()).expect("a right config");
-    let needs = super::count(&config, &Defaults::default(), Some(&again)).expect("a tiny model fits");
+    let needs = super::count(&config, &Defaults::default(), &super::options(), Some(&again)).expect("a tiny model fits");
     super::run(&written, &needs);
 }
 

@@ -58,7 +58,7 @@ fn open(source: &Source) {
     if super::good(weights.check(&config.tensors())).is_none() {
         return;
     }
-    if let Some(needs) = super::count(&config, &Defaults::default(), Some(&weights)) {
+    if let Some(needs) = super::count(&config, &Defaults::default(), &super::options(), Some(&weights)) {
         super::run(source, &needs);
     }
 }
