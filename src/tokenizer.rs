@@ -165,17 +165,17 @@ fn shorten(mut word: String) -> String {
 fn from_json(json: &[u8]) -> tokenizers::Result<tokenizers::Tokenizer> {
     let file: Value = serde_json::from_slice(json)?;
     check_merges(&file["model"])?;
-    for splitter in parts(&file, "pre_tokenizer", "pretokenizers", "FixedLength") {
+    for splitter in parts(&file, "pre_tokenizer", "pretokenizers", "length") {
         if splitter.get("length").and_then(Value::as_u64) == Some(0) {
             return Err("the pre_tokenizer FixedLength has length 0".into());
         }
     }
-    for normalizer in parts(&file, "normalizer", "normalizers", "Precompiled") {
+    for normalizer in parts(&file, "normalizer", "normalizers", "precompiled_charsmap") {
         check_charsmap(normalizer)?;
         // Through text, as the crate does: it does not take a borrowed value.
         serde_json::from_str::<tokenizers::normalizers::Precompiled>(&normalizer.to_string())?;
     }
-    for template in parts(&file, "post_processor", "processors", "TemplateProcessing") {
+    for template in parts(&file, "post_processor", "processors", "single") {
         let known = |piece: &Value| match (piece.get("SpecialToken"), piece.get("Sequence")) {
             (Some(token), _) => token.get("id").and_then(Value::as_str).is_some_and(|id| template["special_tokens"].get(id).is_some()),
             (_, Some(text)) => text.get("id").and_then(Value::as_str) == Some("A"),
@@ -231,13 +231,14 @@ fn check_charsmap(normalizer: &Value) -> tokenizers::Result<()> {
     }
 }
 
-/// The parts of type `kind` of the file's `step`, which may be one part or a sequence, nested, of parts in a `list`.
-fn parts<'v>(file: &'v Value, step: &str, list: &str, kind: &str) -> Vec<&'v Value> {
+/// The parts with this field of the file's `step`, which may be one part or a sequence, nested, of parts in a `list`. Not by their type: the
+/// crate takes a part by its fields where it has none.
+fn parts<'v>(file: &'v Value, step: &str, list: &str, field: &str) -> Vec<&'v Value> {
     let mut open: Vec<&Value> = file.get(step).into_iter().collect();
     let mut found = Vec::new();
     while let Some(part) = open.pop() {
         open.extend(part.get(list).and_then(Value::as_array).into_iter().flatten());
-        if part.get("type").and_then(Value::as_str) == Some(kind) {
+        if part.get(field).is_some() {
             found.push(part);
         }
     }
