@@ -169,11 +169,12 @@ fn options() {
     let mut config = golden("mla_tiny");
     config["max_seq_len"] = (1 << 24).into();
     let config = parse(&config).unwrap();
-    let cases: [(&str, &str, &dyn Fn(usize) -> Options); 4] = [
-        ("context", "context", &|n| Options { context: Some(n), ..on_the_cpu() }),
-        ("loops", "loops", &|n| Options { loops: Some(n), ..on_the_cpu() }),
-        ("sequences", "argument", &|n| Options { sequences: Some(n), ..on_the_cpu() }),
-        ("chunk", "argument", &|n| Options { chunk: Some(n), ..on_the_cpu() }),
+    type With = fn(usize) -> Options;
+    let cases: [(&str, &str, With); 4] = [
+        ("context", "context", |n| Options { context: Some(n), ..on_the_cpu() }),
+        ("loops", "loops", |n| Options { loops: Some(n), ..on_the_cpu() }),
+        ("sequences", "argument", |n| Options { sequences: Some(n), ..on_the_cpu() }),
+        ("chunk", "argument", |n| Options { chunk: Some(n), ..on_the_cpu() }),
     ];
     for (name, code, with) in cases {
         for size in [1 << 31, 1 << 53, usize::MAX] {

@@ -16,8 +16,11 @@ use refrain::model::defaults::Defaults;
 use refrain::model::files::{Source, Weights};
 use refrain::model::{Depth, Engine, Feed, Logits, Needs, Options};
 
+/// What takes an input.
+pub type Door = fn(&[u8]);
+
 /// The doors by the names of their targets.
-pub const ALL: [(&str, fn(&[u8])); 7] = [
+pub const ALL: [(&str, Door); 7] = [
     ("arguments", arguments::enter),
     ("checkpoint", checkpoint::enter),
     ("config", config::enter),
