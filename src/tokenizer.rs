@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use crate::model::files::stranger;
 use serde_json::Value;
-use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizer};
+use tokenizers::decoders::strip::Strip;
+use tokenizers::{Decoder, DecoderWrapper, Model, OffsetReferential, OffsetType, PreTokenizer};
 
 /// How many known words an unknown one is answered with.
 const SIMILAR: usize = 5;
@@ -69,19 +70,26 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Token`] for an id past the model's vocabulary, [`Error::Tokenizer`] where the decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        // The crate's BPE decoder does not stand an empty list.
-        if self.check(ids)?.is_empty() {
-            return Ok(String::new());
-        }
         let fail = |error| Error::Tokenizer { path: self.path.clone(), reason: format!("cannot decode the tokens: {error}") };
-        self.inner.decode(ids, true).map_err(fail)
+        self.decode_all(self.check(ids)?, true).map_err(fail)
+    }
+
+    /// What the crate does to decode, but for [`apply`].
+    fn decode_all(&self, ids: &[u32], skip_special: bool) -> tokenizers::Result<String> {
+        let added = self.inner.get_added_vocabulary();
+        let tokens = ids.iter().filter_map(|id| self.inner.id_to_token(*id));
+        let tokens: Vec<String> = tokens.filter(|token| !skip_special || !added.is_special_token(token)).collect();
+        match self.inner.get_decoder() {
+            Some(decoder) => Ok(apply(decoder, tokens)?.concat()),
+            None => Ok(tokens.join(" ")),
+        }
     }
 
     /// One token for people to look at: its text where it has one of its own, else (part of a character, special token) the
     /// way the vocabulary writes it. `None` for an id that the tokenizer lacks.
     pub fn text(&self, id: u32) -> Option<String> {
         let piece = self.inner.id_to_token(id)?;
-        let text = self.inner.decode(&[id], false).ok();
+        let text = self.decode_all(&[id], false).ok();
         text.filter(|text| !text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER)).or(Some(piece))
     }
 
@@ -115,6 +123,33 @@ impl Tokenizer {
     }
 }
 
+/// Takes tokens through a decoder. Version 0.23 of the crate panics where "BPEDecoder" gets no token, which special tokens and earlier decoders
+/// can leave it, and where "Strip" would take more than a token has: what is empty stays so, and "Strip" is done here.
+fn apply(decoder: &DecoderWrapper, mut tokens: Vec<String>) -> tokenizers::Result<Vec<String>> {
+    match decoder {
+        DecoderWrapper::Sequence(list) => list.get_decoders().iter().try_fold(tokens, |tokens, decoder| apply(decoder, tokens)),
+        DecoderWrapper::Strip(strip) => {
+            tokens.iter_mut().for_each(|token| *token = stripped(token, strip).to_string());
+            Ok(tokens)
+        }
+        _ if tokens.is_empty() => Ok(tokens),
+        _ => decoder.decode_chain(tokens),
+    }
+}
+
+/// A token without so many of the character at its start and its end.
+fn stripped<'t>(mut token: &'t str, strip: &Strip) -> &'t str {
+    for _ in 0..strip.start {
+        let Some(rest) = token.strip_prefix(strip.content) else { break };
+        token = rest;
+    }
+    for _ in 0..strip.stop {
+        let Some(rest) = token.strip_suffix(strip.content) else { break };
+        token = rest;
+    }
+    token
+}
+
 /// At most the first 60 characters of a word.
 fn shorten(mut word: String) -> String {
     if let Some((end, _)) = word.char_indices().nth(60) {
@@ -126,25 +161,21 @@ fn shorten(mut word: String) -> String {
 
 /// The tokenizer of a file. Version 0.23 of the crate panics at some faults, so they are looked for first: bad JSON inside
 /// "decoder", a damaged "Precompiled" normalizer, a template that uses a special token or a second text that it lacks, pieces of
-/// length 0, a decoder that strips more than a token may have.
+/// length 0, merges of words that the vocabulary lacks.
 fn from_json(json: &[u8]) -> tokenizers::Result<tokenizers::Tokenizer> {
     let file: Value = serde_json::from_slice(json)?;
-    for splitter in parts(&file, "pre_tokenizer", "pretokenizers", "FixedLength") {
+    check_merges(&file["model"])?;
+    for splitter in parts(&file, "pre_tokenizer", "pretokenizers", "length") {
         if splitter.get("length").and_then(Value::as_u64) == Some(0) {
             return Err("the pre_tokenizer FixedLength has length 0".into());
         }
     }
-    for decoder in parts(&file, "decoder", "decoders", "Strip") {
-        if let Some(stop) = decoder.get("stop").and_then(Value::as_u64).filter(|stop| *stop > 1) {
-            return Err(format!("the decoder Strip has stop {stop}: at most 1 is supported").into());
-        }
-    }
-    for normalizer in parts(&file, "normalizer", "normalizers", "Precompiled") {
+    for normalizer in parts(&file, "normalizer", "normalizers", "precompiled_charsmap") {
         check_charsmap(normalizer)?;
         // Through text, as the crate does: it does not take a borrowed value.
         serde_json::from_str::<tokenizers::normalizers::Precompiled>(&normalizer.to_string())?;
     }
-    for template in parts(&file, "post_processor", "processors", "TemplateProcessing") {
+    for template in parts(&file, "post_processor", "processors", "single") {
         let known = |piece: &Value| match (piece.get("SpecialToken"), piece.get("Sequence")) {
             (Some(token), _) => token.get("id").and_then(Value::as_str).is_some_and(|id| template["special_tokens"].get(id).is_some()),
             (_, Some(text)) => text.get("id").and_then(Value::as_str) == Some("A"),
@@ -157,6 +188,23 @@ fn from_json(json: &[u8]) -> tokenizers::Result<tokenizers::Tokenizer> {
     }
     drop(file);
     tokenizers::Tokenizer::from_bytes(json)
+}
+
+/// Refuses merges, as ["a", "b"] or "a b", that do not give a word of the vocabulary. What the second word begins with is dropped, where the
+/// model says so: it must have it.
+fn check_merges(model: &Value) -> tokenizers::Result<()> {
+    let (Some(vocab), Some(merges)) = (model["vocab"].as_object(), model["merges"].as_array()) else { return Ok(()) };
+    let prefix = model["continuing_subword_prefix"].as_str().unwrap_or_default();
+    let pair = |merge: &Value| match merge {
+        Value::String(words) => words.split_once(' ').map(|(a, b)| (a.to_string(), b.to_string())),
+        _ => Some((merge[0].as_str()?.to_string(), merge[1].as_str()?.to_string())),
+    };
+    let known = |(a, b): &(String, String)| b.strip_prefix(prefix).is_some_and(|b| vocab.contains_key(&format!("{a}{b}")));
+    // What is no pair is refused by the crate.
+    match merges.iter().filter_map(pair).find(|pair| !known(pair)) {
+        Some((a, b)) => Err(format!("the merge of {:?} and {:?} gives no word of the vocabulary", shorten(a), shorten(b)).into()),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a "Precompiled" map whose first number, the bytes of the trie that follows, does not fit the map: the crate would
@@ -183,13 +231,14 @@ fn check_charsmap(normalizer: &Value) -> tokenizers::Result<()> {
     }
 }
 
-/// The parts of type `kind` of the file's `step`, which may be one part or a sequence, nested, of parts in a `list`.
-fn parts<'v>(file: &'v Value, step: &str, list: &str, kind: &str) -> Vec<&'v Value> {
+/// The parts with this field of the file's `step`, which may be one part or a sequence, nested, of parts in a `list`. Not by their type: the
+/// crate takes a part by its fields where it has none.
+fn parts<'v>(file: &'v Value, step: &str, list: &str, field: &str) -> Vec<&'v Value> {
     let mut open: Vec<&Value> = file.get(step).into_iter().collect();
     let mut found = Vec::new();
     while let Some(part) = open.pop() {
         open.extend(part.get(list).and_then(Value::as_array).into_iter().flatten());
-        if part.get("type").and_then(Value::as_str) == Some(kind) {
+        if part.get(field).is_some() {
             found.push(part);
         }
     }

@@ -10,12 +10,14 @@ mod convert_by_hand;
 mod devices;
 mod engine;
 mod files;
+mod findings;
 mod goldens;
 #[cfg(feature = "hub")]
 mod hub;
 mod kernels;
 mod layering;
 mod lazy;
+mod limits;
 mod plan;
 mod precision;
 mod profile;

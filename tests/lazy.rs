@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod batch;
-mod case;
+pub mod case;
+pub mod check;
 mod given_up;
 mod judge;
 mod ledger;
@@ -12,21 +13,15 @@ mod play;
 use std::cell::RefCell;
 use std::time::Instant;
 
-use pollster::block_on;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
-use refrain::backend::{DeviceChoice, DeviceOptions};
-use refrain::model::files::Source;
-use refrain::model::{Engine, Options, Schedule};
+use refrain::backend::DeviceOptions;
+use refrain::model::{Engine, Schedule};
 
 use crate::devices;
 use crate::goldens::{self, CASES, feed, sequences};
-use case::Case;
-use judge::{close, depths_are_right, logits_are_the_same};
-use play::{ALL, Checked, Play, Seen, at};
-
-/// How far the logits may be apart, as a share of the largest.
-const ON_THE_CPU: f32 = 1e-4;
-const ON_DRIVERS: f32 = 5e-4;
+use check::{ON_DRIVERS, ON_THE_CPU, check};
+use judge::close;
+use play::{ALL, Seen};
 
 /// What was seen of all cases together, and in how many.
 #[derive(Debug, Default)]
@@ -65,34 +60,6 @@ impl Report {
             *sum += seen;
         }
     }
-}
-
-fn load(source: &Source, options: &Options) -> Checked<Engine> {
-    at("loading", block_on(Engine::load(source, options, &mut |_| {})))
-}
-
-/// Plays a case and judges it; None where it has to be drawn again.
-fn check(case: &Case, device: &DeviceOptions) -> Checked<Option<(Seen, f32)>> {
-    let source = case.model.source();
-    let cpu = DeviceOptions { device: DeviceChoice::Cpu, ..DeviceOptions::default() };
-    let full = Options { device: cpu, loops: Some(case.setup.loops), schedule: Schedule::Full, ..Options::default() };
-    let mut lazy = load(&source, &case.setup.options(device.clone()))?;
-    let mut play = Play::new(&mut lazy, case)?;
-    play.play(&case.script)?;
-    let (events, seen) = (std::mem::take(&mut play.events), play.seen);
-    drop(play);
-    let mut full = load(&source, &full)?;
-    if !depths_are_right(&mut full, &events)? {
-        return Ok(None);
-    }
-    let worst = if lazy.device().adapter.is_none() {
-        logits_are_the_same(&mut full, &events, ON_THE_CPU)?
-    } else {
-        // Opening a second device would take longer than all else.
-        lazy.set_schedule(Schedule::Full);
-        logits_are_the_same(&mut lazy, &events, ON_DRIVERS)?
-    };
-    Ok(Some((seen, worst)))
 }
 
 /// Checks random cases on a device: always the same ones, and the first of more where `REFRAIN_CASES` says a number for the CPU.

@@ -176,12 +176,12 @@ fn what_is_no_tokenizer_for_this_model_is_refused() {
         tokenizer[step] = part;
         tokenizer.to_string().into_bytes()
     };
-    let strip = with("decoder", json!({"type": "Sequence", "decoders": [{"type": "Strip", "content": "a", "start": 0, "stop": 2}]}));
     let pieces = with("pre_tokenizer", json!({"type": "FixedLength", "length": 0}));
     // Its first number promises 4 GiB.
     let map = with("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "/////wAAAA=="}));
+    let ends = with("model", json!({"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]}));
     let table: [(&[u8], usize, &str); 14] = [
-        (&strip, 78, "Strip has stop 2"),
+        (&ends, 78, "the merge of \"a\" and \"b\" gives no word"),
         (&pieces, 78, "FixedLength has length 0"),
         (&map, 78, "Precompiled has a damaged map"),
         (b"", 78, "an empty file"),
@@ -203,10 +203,17 @@ fn what_is_no_tokenizer_for_this_model_is_refused() {
     }
     assert!(Tokenizer::parse("t", &cups, 21).is_ok(), "ids 0 to 20 fit");
 
-    // The crate's BPE decoder panics at an empty list.
-    let bpe = Tokenizer::parse("t", &with("decoder", json!({"type": "BPEDecoder", "suffix": "</w>"})), 21).unwrap();
+    // The crate's BPE decoder panics at an empty list, and its decoder Strip where it would take more than there is.
+    let bpe = Tokenizer::parse("t", &with("decoder", json!({"type": "BPEDecoder", "suffix": "</w>"})), 78).unwrap();
     assert_eq!(bpe.decode(&[]).unwrap(), "");
     assert_eq!(TextStream::new(&bpe).push(5).unwrap(), bpe.decode(&[5]).unwrap());
+    assert_eq!(bpe.decode(&[77]).unwrap(), "", "of an id that only the model has nothing is left");
+    for (content, start, stop, text) in [("@", 1, 0, "112"), ("2", 0, 3, "@11"), ("1", 2, 2, "@2"), ("~", 1, 1, "@112")] {
+        let strip = json!({"type": "Sequence", "decoders": [{"type": "Strip", "content": content, "start": start, "stop": stop}]});
+        let strip = Tokenizer::parse("t", &with("decoder", strip), 78).unwrap();
+        assert_eq!(strip.decode(&[0, 5, 20]).unwrap(), text.to_string() + if content == "~" { "" } else { "~" });
+        assert_eq!(strip.decode(&[20]).unwrap(), if content == "~" { "" } else { "~" });
+    }
 }
 
 #[test]

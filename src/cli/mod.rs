@@ -66,6 +66,14 @@ enum Command {
     Doctor(doctor::Args),
 }
 
+/// Parses a command line, the program's name first, and runs nothing: a door for fuzzing.
+///
+/// # Errors
+/// What clap has to say: a fault, help or the version.
+pub fn parse<A: Into<std::ffi::OsString> + Clone>(arguments: impl IntoIterator<Item = A>) -> Result<(), clap::Error> {
+    Cli::try_parse_from(arguments).map(|_| ())
+}
+
 /// Parses the arguments, runs the command, reports an error.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();

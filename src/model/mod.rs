@@ -204,11 +204,17 @@ impl Engine {
             allocated - before
         };
         let slots = config.cache_slots(sizes.loops);
-        let slot_rows = sizes.sequences * sizes.context;
+        // In addresses of 32 bits not every product of sizes that are right has room.
+        let rows = sizes.sequences.checked_mul(sizes.context).and_then(|slot_rows| Some((slot_rows, slot_rows.checked_mul(slots)?)));
+        let (slot_rows, rows) = rows.ok_or_else(|| Error::TooSmall {
+            what: "the cache".into(),
+            needed: format!("{slots} slots for {} sequences of {} positions", sizes.sequences, sizes.context),
+            available: "fewer addresses".into(),
+        })?;
         let pace = sizes.pace.unwrap_or_else(|| Pace::of(&backend));
         let work = Work::new(&mut backend, config, sizes.chunk, pace.group.min(sizes.loops).min(drive::MOST_PASSES))?;
         needs.work = since_then(&backend);
-        let rows = backend.segmented("the cache", slots * slot_rows, config.cache_width(), slot_rows)?;
+        let rows = backend.segmented("the cache", rows, config.cache_width(), slot_rows)?;
         let cache = CacheTensor { rows, slots, sequences: sizes.sequences, context: sizes.context };
         needs.cache = since_then(&backend);
         let states = States {

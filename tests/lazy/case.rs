@@ -25,24 +25,24 @@ pub struct Case {
 /// A model: its configuration without what depends on the attention, and how its weights are spread.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    attention: Attention,
-    vocabulary: usize,
-    prelude: usize,
-    coda: usize,
+    pub attention: Attention,
+    pub vocabulary: usize,
+    pub prelude: usize,
+    pub coda: usize,
     /// Routed experts, and how many of them (but not more than there are) each token uses; shared ones; their size.
-    experts: (usize, usize, usize, usize),
+    pub experts: (usize, usize, usize, usize),
     /// Rank, and rows of the table of scales.
-    lora: (usize, usize),
-    threshold: f64,
-    seed: u64,
-    scale: f32,
+    pub lora: (usize, usize),
+    pub threshold: f64,
+    pub seed: u64,
+    pub scale: f32,
     /// Of the halting head: weights of about this size, and a bias. Together they make depths vary from token to token.
-    halting: (f32, f32),
-    router_bias: f32,
+    pub halting: (f32, f32),
+    pub router_bias: f32,
 }
 
 #[derive(Clone, Debug)]
-enum Attention {
+pub enum Attention {
     Gqa { kv_heads: usize, share: usize, head: usize },
     Mla { dim: usize, heads: usize, ranks: (usize, usize), half_rope: usize, nope: usize, value: usize },
 }
@@ -61,9 +61,9 @@ pub struct Setup {
 /// Loops of tokens, as far as the engine has so many.
 #[derive(Clone, Copy, Debug)]
 pub struct Cap {
-    loops: usize,
-    min_loops: usize,
-    fixed: bool,
+    pub loops: usize,
+    pub min_loops: usize,
+    pub fixed: bool,
 }
 
 /// One thing to do. Sequences are numbered; the number wraps around.

@@ -175,6 +175,8 @@ impl Weights<'_> {
             let needed = format!("{} bytes", 4 * rows as u128 * cols as u128);
             return Err(Error::TooSmall { what: format!("tensor {name}"), needed, available: "less memory".into() });
         }
+        // Of no numbers there may be any number of rows.
+        let rows = if cols == 0 { 0 } else { rows };
         let piece = rows_of_a_piece(cols);
         for first in (0..rows).step_by(piece) {
             numbers.extend(self.numbers(stored, first, piece.min(rows - first))?);
