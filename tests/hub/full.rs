@@ -1,5 +1,6 @@
 //! A disk that is full while a model comes: nothing half has its name, what came stays, and the next run goes on from there.
 #![cfg(unix)]
+#![allow(clippy::print_stdout)]
 
 use std::path::PathBuf;
 
