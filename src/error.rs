@@ -156,7 +156,8 @@ pub enum Error {
     },
     /// NaN or infinity came out of the model (`non_finite`).
     NonFinite {
-        /// Where it was seen.
+        /// Where it was first seen: "prelude.0 at position 3", "loop 2 at position 3" (loops are counted from 1), "coda.0 …", "the head …". Of
+        /// positions that ran together it is the first.
         place: String,
     },
     /// The shadow backend found a kernel whose GPU result differs from its CPU twin (`mismatch`).
@@ -255,6 +256,9 @@ impl Error {
             Self::Loops { .. } => "ask for fewer loops, or set the largest number that you need when loading".into(),
             Self::NoAdapter { .. } => {
                 "`refrain devices` lists what there is; `--device cpu` works everywhere; `--allow-software` admits software GPUs".into()
+            }
+            Self::TooSmall { available, .. } if available.starts_with("a kernel for ") => {
+                "no device helps: the model needs another version of refrain".into()
             }
             Self::TooSmall { .. } => "ask for a smaller context, fewer loops or fewer sequences, or take a device with more memory".into(),
             Self::Memory { advice, .. } if advice.is_empty() => {

@@ -9,6 +9,7 @@ mod convert;
 mod convert_by_hand;
 mod devices;
 mod engine;
+mod faults;
 mod files;
 mod findings;
 mod goldens;

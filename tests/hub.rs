@@ -1,6 +1,7 @@
 //! `hf:owner/repo`: models fetched from a server of the tests' own, which behaves as the Hub does or is made to misbehave.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod full;
 mod refusals;
 mod server;
 

@@ -60,7 +60,8 @@ pub struct DeviceOptions {
     pub shadow: bool,
     /// Bytes that one binding may have at most, where less than the device's own limit is wanted.
     pub max_binding: Option<u64>,
-    /// Bytes of memory that a model may take. Default: what the machine has to spare, where the device shares its memory; else unknown.
+    /// Bytes of memory that may be taken on the device: a model that needs more is refused before anything is allocated, and so is any tensor
+    /// past it. Default: what the machine has to spare, where the device shares its memory; else unknown.
     pub memory: Option<u64>,
     /// Forces a tier instead of choosing one from the adapter's facts.
     pub tier: Option<Tier>,

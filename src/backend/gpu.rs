@@ -15,7 +15,8 @@ pub(crate) use looks::Look;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use web_time::Instant;
 
@@ -95,7 +96,7 @@ pub(crate) struct Gpu {
     unsubmitted: usize,
     /// What writes down how long each dispatch takes, while anybody wants to know.
     stopwatch: Option<Box<Stopwatch>>,
-    /// The first thing that went wrong outside a call that could have returned it. Nothing runs after it.
+    /// The first thing that went wrong outside a call that could have returned it, or the loss of the device. Nothing runs after it.
     fault: Arc<Mutex<Option<Fault>>>,
 }
 
@@ -182,12 +183,13 @@ impl Gpu {
                 wgpu::Error::OutOfMemory { .. } => Fault::OutOfMemory(error.to_string()),
                 _ => Fault::Validation(error.to_string()),
             };
-            keep_first(&first, fault);
+            locked(&first).get_or_insert(fault);
         }));
         let first = fault.clone();
         device.set_device_lost_callback(move |reason, message| {
-            // The program's own `destroy`, or the end of the program, is reported here too; it only matters to a later call.
-            keep_first(&first, Fault::Lost(format!("{reason:?}: {message}")));
+            // The program's own `destroy`, or the end of the program, is reported here too; it only matters to a later call. What went wrong
+            // before it is told comes of it.
+            *locked(&first) = Some(Fault::Lost(format!("{reason:?}: {message}")));
         });
         let tier = forced.unwrap_or_else(|| tier(&info));
         let (gate_buffer, gate) = make_gate(&device, &queue);
@@ -382,12 +384,22 @@ impl Gpu {
 
     /// The recorded fault if there is one, else an error of this call.
     fn failure(&self, doing: &str, reason: &str) -> Error {
+        self.hear_of_loss();
         self.check(doing).err().unwrap_or_else(|| Error::Gpu { doing: doing.to_string(), reason: reason.to_string() })
+    }
+
+    /// Gives a lost device the time to say so: on the way there its buffers are invalid already, and whatever is done with them fails.
+    fn hear_of_loss(&self) {
+        let idle = wgpu::PollType::Wait { submission_index: None, timeout: Some(Duration::from_secs(5)) };
+        let _ = self.device.poll(idle); // How it ends tells nothing: what counts is whether the callback was called.
     }
 
     /// An error if anything went wrong so far: after a validation error the results mean nothing.
     fn check(&self, doing: &str) -> Result<()> {
-        let fault = self.fault.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        if matches!(*locked(&self.fault), Some(Fault::OutOfMemory(_) | Fault::Validation(_))) {
+            self.hear_of_loss();
+        }
+        let fault = locked(&self.fault).clone();
         match fault {
             None => Ok(()),
             Some(Fault::OutOfMemory(reason)) => {
@@ -423,6 +435,6 @@ fn make_gate(device: &wgpu::Device, queue: &wgpu::Queue) -> (wgpu::Buffer, Gate)
     (buffer, Gate { layout, bind_group })
 }
 
-fn keep_first(slot: &Mutex<Option<Fault>>, fault: Fault) {
-    slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(fault);
+fn locked(fault: &Mutex<Option<Fault>>) -> MutexGuard<'_, Option<Fault>> {
+    fault.lock().unwrap_or_else(PoisonError::into_inner)
 }

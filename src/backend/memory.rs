@@ -54,7 +54,8 @@ impl Backend {
         self.memory
     }
 
-    /// A zeroed `(rows, cols)` tensor. `what` names it in an error: [`Error::TooSmall`] past [`max_words`](Self::max_words).
+    /// A zeroed `(rows, cols)` tensor. `what` names it in an error: [`Error::TooSmall`] past [`max_words`](Self::max_words), or where
+    /// all that is allocated here would be more than [`memory`](Self::memory).
     pub fn tensor(&mut self, what: &str, dtype: Dtype, rows: usize, cols: usize) -> Result<Tensor> {
         let stride = stride(cols);
         let words = rows.max(1).checked_mul(stride).filter(|words| *words <= self.max_words);
@@ -65,6 +66,15 @@ impl Backend {
                 available: format!("{} KiB", self.max_words / 256),
             });
         };
+        let left = self.memory.map_or(u64::MAX, |memory| memory.saturating_sub(self.allocated));
+        // An imagined device counts what there is no room for, too.
+        if 4 * words as u64 > left && !matches!(self.engine, Engine::Imagined(_)) {
+            return Err(Error::TooSmall {
+                what: what.to_string(),
+                needed: format!("{} bytes", 4 * words),
+                available: format!("room for {left}"),
+            });
+        }
         let buffer = match &mut self.engine {
             Engine::Cpu(cpu) => cpu.alloc(words),
             Engine::Gpu(gpu) => Some(gpu.alloc(what, words)?),

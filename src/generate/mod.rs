@@ -2,6 +2,42 @@
 //!
 //! A [`Step`] is one position: the token there, the loops that it took, and the prediction that the model makes there. A model
 //! may answer by continuing the prompt, or in place: at each token of the prompt ([`Params::in_place`]).
+//!
+//! # When the device is lost
+//!
+//! A GPU may be unplugged, reset or put to sleep. Then the stream ends with [`Error::DeviceLost`], and the model is of no use any more. Who
+//! opens it again and generates with the same seed gets the same steps, and passes over those that are told already:
+//!
+//! ```
+//! use refrain::{Error, Model, Params, Result, generate::Step, shipped};
+//!
+//! async fn generate(prompt: &str, params: Params, mut tell: impl FnMut(Step)) -> Result<()> {
+//!     let (mut told, mut losses) = (0, 0);
+//!     'open: loop {
+//!         let source = shipped::source("follow").expect("a shipped model");
+//!         let mut model = Model::open(&source, &Default::default(), &mut |_| {}).await?;
+//!         let mut steps = model.generate(prompt, params.clone())?;
+//!         let mut passed = 0;
+//!         while let Some(step) = steps.next().await {
+//!             match step {
+//!                 Err(Error::DeviceLost { .. }) if losses < 3 => {
+//!                     losses += 1;
+//!                     continue 'open;
+//!                 }
+//!                 Ok(_) if passed < told => passed += 1,
+//!                 step => {
+//!                     tell(step?);
+//!                     (told, passed) = (told + 1, passed + 1);
+//!                 }
+//!             }
+//!         }
+//!         return Ok(());
+//!     }
+//! }
+//! # let mut text = String::new();
+//! # pollster::block_on(generate("a >b b", Params { max_tokens: Some(3), ..Params::default() }, |step| text.push_str(&step.text))).unwrap();
+//! # assert!(!text.is_empty());
+//! ```
 
 mod run;
 mod stop;

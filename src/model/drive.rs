@@ -55,6 +55,10 @@ pub(super) struct Job {
     places: Vec<usize>,
     lead: Option<Lead>,
     pub output: Output,
+    /// The first position of this run whose logits came out as NaN or infinity.
+    bad: Option<usize>,
+    /// Whether this is the second run, which looks for the place where they began.
+    again: bool,
     /// What ended it early.
     pub failed: Option<Error>,
 }
@@ -83,6 +87,8 @@ impl Job {
             places: Vec::new(),
             lead: None,
             output: Output::default(),
+            bad: None,
+            again: false,
             failed: None,
         }
     }
@@ -196,6 +202,7 @@ impl Driver {
         self.observe(engine, tick.passes, &data)?;
         if let Some(leaving) = &tick.leaving {
             self.collect(engine, leaving, &data);
+            self.diagnose(engine).await?;
         }
         Ok(true)
     }
@@ -323,7 +330,7 @@ impl Driver {
                 let values = &data[2][pick * work.values.stride..][..2 + leaving.best];
                 let ids: &[u32] = bytemuck::cast_slice(&data[3][pick * work.ids.stride..][..leaving.best]);
                 if values[1] != 0.0 || !values[0].is_finite() {
-                    job.failed.get_or_insert(Error::NonFinite { place: format!("the logits at position {position}") });
+                    job.bad.get_or_insert(position);
                 }
                 let best = ids.iter().copied().zip(values[2..].iter().copied()).take(job.logits.best.max(1));
                 job.output.predictions.push(Prediction {
@@ -344,12 +351,38 @@ impl Driver {
         self.free.sort_unstable_by(|a, b| b.cmp(a));
     }
 
+    /// Tokens whose logits came out as NaN or infinity run a second time, watched, and their sequence with them from its first loop on: that
+    /// tells where it began. Whoever else is under way goes on beside them.
+    async fn diagnose(&mut self, engine: &mut Engine) -> Result<()> {
+        let Self { jobs, watch, .. } = self;
+        for job in jobs.iter_mut().filter(|job| job.again || job.bad.is_some()) {
+            if let Some(position) = job.bad.take() {
+                // Positions before may have caught up beside them, and 0 · NaN is NaN. What is not finite goes no further than this job.
+                engine.rewind(job.slot, job.first).await?;
+                if job.again {
+                    let found = watch.as_mut().and_then(|watch| watch.acquit(job.slot));
+                    job.failed = Some(Error::NonFinite { place: found.unwrap_or_else(|| format!("the head at position {position}")) });
+                } else {
+                    watch.get_or_insert_with(Watch::passing).suspect(job.slot);
+                    (job.again, job.left, job.output) = (true, 0, Output::default());
+                }
+            } else if job.is_done() {
+                watch.as_mut().and_then(|watch| watch.acquit(job.slot));
+            }
+        }
+        self.watch.take_if(|watch| watch.is_over());
+        Ok(())
+    }
+
     /// Gives up a job, whatever it has come to. Its sequence can be used for other things at once.
     pub async fn remove(&mut self, engine: &mut Engine, key: usize) -> Result<()> {
         // Passes that are under way were composed with it.
         while self.take(engine).await? {}
         let Some(at) = self.jobs.iter().position(|job| job.key == key) else { return Ok(()) };
-        for place in self.jobs.remove(at).places {
+        let job = self.jobs.remove(at);
+        self.watch.as_mut().and_then(|watch| watch.acquit(job.slot));
+        self.watch.take_if(|watch| watch.is_over());
+        for place in job.places {
             engine.backend.write(&engine.work.act, place * ACT + RUNNING, &[0.0])?;
             self.free.push(place);
         }

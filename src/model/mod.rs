@@ -180,7 +180,7 @@ impl Engine {
         let built = Self::allocate(backend, &config, &defaults, options, filling, progress);
         // Counting has shown that every piece fits a binding: what is too small now is the memory.
         built.map_err(|error| match error {
-            Error::TooSmall { available, .. } => needs.refused(&info, available, options, &plan),
+            error @ Error::TooSmall { .. } => needs.refused(&info, &error, options, &plan),
             error => error,
         })
     }

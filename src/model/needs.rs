@@ -104,13 +104,13 @@ impl Needs {
         }
     }
 
-    /// The error of a device that refused an allocation, though nobody knew how much memory it has.
-    pub(super) fn refused(&self, info: &DeviceInfo, reason: String, options: &Options, plan: &dyn Fn(&Options) -> Result<Needs>) -> Error {
+    /// The error of a device that refused an allocation, which nobody knew beforehand.
+    pub(super) fn refused(&self, info: &DeviceInfo, reason: &Error, options: &Options, plan: &dyn Fn(&Options) -> Result<Needs>) -> Error {
         Error::Memory {
             device: info.name.clone(),
             needed: self.total(),
             available: None,
-            parts: format!("{}; the device says: {reason}", self.parts()),
+            parts: format!("{}; it got as far as this: {reason}", self.parts()),
             advice: self.advice(self.total() / 2, options, plan),
         }
     }

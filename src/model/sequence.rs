@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::backend::Span;
 use crate::error::{Error, Result};
 use crate::kernels::fork::fork;
 use crate::kernels::{CacheTensor, States};
@@ -108,6 +109,17 @@ impl Engine {
         let mut ledger = self.sequences.ledger(sequence.slot).clone();
         ledger.truncate(sequence.len);
         Ok(ledger)
+    }
+
+    /// Takes the first `len` positions of a sequence back to before their first loop: whoever runs a loop next takes them along.
+    pub(super) async fn rewind(&mut self, slot: usize, len: usize) -> Result<()> {
+        let States { h, e, context } = self.net.recurrent.states;
+        if len > 0 {
+            let begun = self.backend.read(&[Span::rows(&e, slot * context, len)]).await?.swap_remove(0);
+            self.backend.write(&h, slot * context * h.stride, &begun)?;
+        }
+        self.sequences.ledger_mut(slot).truncate(0);
+        Ok(())
     }
 
     pub(super) fn check_owner(&self, sequence: &Sequence) -> Result<()> {

@@ -59,7 +59,7 @@ const MAX_CATCH_UP: usize = 1 << 14;
 /// More loops than this are a slip of the finger: each costs a slot of the cache and its own dispatches in every plan.
 const MAX_LOOPS: usize = 4096;
 
-/// Refuses sizes that no kernel can hold in its shared memory.
+/// Refuses sizes that a kernel has no room for, or that nobody has tried it with.
 pub(super) fn check_kernels(config: &Config) -> Result<()> {
     let (key, value) = key_and_value(config);
     let limits = [
@@ -72,8 +72,8 @@ pub(super) fn check_kernels(config: &Config) -> Result<()> {
         if needed > available {
             return Err(Error::TooSmall {
                 what: what.into(),
-                needed: format!("{needed} numbers of shared memory"),
-                available: format!("room for {available}"),
+                needed: format!("{needed} numbers"),
+                available: format!("a kernel for at most {available}"),
             });
         }
     }

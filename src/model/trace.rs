@@ -1,7 +1,7 @@
 //! What happens to each token, loop by loop. A traced pass reads back after every step, so it is slow, and only it: the ordinary pass
-//! knows nothing of this.
+//! knows nothing of this. The same looks tell where NaN or infinity began, once they have come out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::backend::{Pass, Span};
 use crate::error::Result;
@@ -94,6 +94,10 @@ pub(super) struct Watch {
     passes: Vec<PassTrace>,
     /// The router's rows, and its bias.
     router: Option<(Vec<Vec<f32>>, Vec<f32>)>,
+    /// Sequences, by slot, that are looked through for NaN and infinity, each with the place where it was first seen.
+    suspects: BTreeMap<usize, Option<String>>,
+    /// Whether nobody wants the trace itself.
+    passing: bool,
 }
 
 struct Watched {
@@ -107,7 +111,43 @@ struct Watched {
 
 impl Watch {
     pub fn new(detail: Detail) -> Self {
-        Self { detail, tokens: HashMap::new(), passes: Vec::new(), router: None }
+        Self { detail, tokens: HashMap::new(), passes: Vec::new(), router: None, suspects: BTreeMap::new(), passing: false }
+    }
+
+    /// One that is there for suspects alone.
+    pub fn passing() -> Self {
+        Self { passing: true, ..Self::new(Detail::default()) }
+    }
+
+    /// Looks through a sequence from here on.
+    pub fn suspect(&mut self, slot: usize) {
+        self.suspects.insert(slot, None);
+    }
+
+    /// Ends that, and says where NaN or infinity was first seen.
+    pub fn acquit(&mut self, slot: usize) -> Option<String> {
+        self.suspects.remove(&slot).flatten()
+    }
+
+    /// Whether nobody has any use for it.
+    pub fn is_over(&self) -> bool {
+        self.passing && self.suspects.is_empty()
+    }
+
+    /// Looks at a stage of a token.
+    fn inspect(&mut self, (slot, position): (usize, usize), numbers: &[f32], stage: impl FnOnce() -> String) {
+        if let Some(found @ None) = self.suspects.get_mut(&slot)
+            && !numbers.iter().all(|x| x.is_finite())
+        {
+            *found = Some(format!("{} at position {position}", stage()));
+        }
+    }
+
+    /// Looks at a stage of all tokens of a list.
+    fn inspect_all(&mut self, rows: &[[u32; 4]], values: &[Vec<f32>], stage: &dyn Fn() -> String) {
+        for (row, values) in rows.iter().zip(values) {
+            self.inspect((row[1] as usize, row[2] as usize), values, stage);
+        }
     }
 
     /// The trace of the tokens at these slots and positions.
@@ -123,9 +163,11 @@ impl Watch {
         let mut stages = Vec::new();
         engine.stage(|engine, pass| engine.record_embed(pass, n)).await?;
         stages.push(engine.values(&x, n).await?);
+        self.inspect_all(rows, &stages[0], &|| "the embedding".into());
         for layer in 0..engine.net.prelude.len() {
             engine.stage(|engine, pass| engine.record_prelude(pass, layer, n, spans)).await?;
             stages.push(engine.values(&x, n).await?);
+            self.inspect_all(rows, &stages[layer + 1], &|| format!("prelude.{layer}"));
         }
         engine.stage(|engine, pass| engine.record_begin(pass, n)).await?;
         for (i, trace) in traces.iter_mut().enumerate().filter(|_| self.detail.states) {
@@ -147,8 +189,8 @@ impl Watch {
             self.router = Some((engine.values(&w, w.rows).await?, engine.values(&bias, 1).await?.swap_remove(0)));
         }
         let (context, states, moe) = (engine.cache.context, engine.net.recurrent.states, engine.work.moe.slots);
-        let rows: Vec<_> =
-            pass.rows().enumerate().filter(|(_, (slot, position, _))| self.tokens.contains_key(&(*slot, *position))).collect();
+        let is_watched = |slot, position| self.tokens.contains_key(&(slot, position)) || self.suspects.contains_key(&slot);
+        let rows: Vec<_> = pass.rows().enumerate().filter(|(_, (slot, position, _))| is_watched(*slot, *position)).collect();
         let mut spans = vec![Span::rows(&engine.work.act, 0, engine.work.chunk)];
         for (i, (slot, position, _)) in &rows {
             spans.push(Span::rows(&states.h, slot * context + position, 1));
@@ -157,11 +199,14 @@ impl Watch {
         }
         let read = engine.backend.read(&spans).await?;
         let (act, rest) = read.split_at(1);
-        for ((_, (slot, position, _)), read) in rows.iter().zip(rest.chunks_exact(4)) {
-            let Some(token) = self.tokens.get_mut(&(*slot, *position)) else { continue };
-            let Some(place) = token.place else { continue };
+        for ((_, (slot, position, at_loop)), read) in rows.iter().zip(rest.chunks_exact(4)) {
             let h = read[0][..states.h.cols].to_vec();
+            let stage = || format!("loop {}", at_loop + 1);
+            self.inspect((*slot, *position), &h, stage);
+            let Some(place) = self.tokens.get(&(*slot, *position)).and_then(|token| token.place) else { continue };
             let act = &act[0][place * ACT..][..ACT];
+            self.inspect((*slot, *position), act, stage);
+            let Some(token) = self.tokens.get_mut(&(*slot, *position)) else { continue };
             let norm = |h: &mut dyn Iterator<Item = f32>| h.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
             let change = norm(&mut h.iter().zip(&token.h).map(|(new, old)| new - old)) / norm(&mut token.h.iter().copied());
             let mut trace = LoopTrace { halt_p: act[2], weight: act[3], delta: change as f32, ..LoopTrace::default() };
@@ -192,9 +237,11 @@ impl Watch {
         let (n, x, spans) = (rows.len(), engine.work.x, engine.spans(rows));
         engine.stage(|engine, pass| engine.record_gather(pass, n)).await?;
         let mut stages = vec![engine.values(&x, n).await?];
+        self.inspect_all(rows, &stages[0], &|| "the output of the loops".into());
         for layer in 0..engine.net.coda.len() {
             engine.stage(|engine, pass| engine.record_coda(pass, layer, n, spans)).await?;
             stages.push(engine.values(&x, n).await?);
+            self.inspect_all(rows, &stages[layer + 1], &|| format!("coda.{layer}"));
         }
         engine.stage(|engine, pass| engine.record_logits(pass, picks.len(), best)).await?;
         for (i, row) in rows.iter().enumerate() {

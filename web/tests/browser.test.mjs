@@ -264,6 +264,48 @@ describe('the device', () => {
     assert.deepEqual(found.indices, found.indices.map((_, i) => found.indices[0] + i));
   });
 
+  // Every pass is handed to the device by a submit of its own. What is lost is computed again on the next device, with the same seed.
+  for (const [name, prompt] of [['follow', 'a >b b >c ?a'], ['cups', '@1 12 23']]) {
+    test(`a device that is lost at any pass of a generation is replaced: ${name}`, async (context) => {
+      const found = await page.evaluate(async ([name, prompt]) => {
+        const model = await refrain.load(`refrain:${name}`, { backend: 'webgpu', worker: false });
+        const options = { maxTokens: 2, loops: 2, temperature: 1.5, seed: 3, echo: true };
+        const { submit } = GPUQueue.prototype;
+        let submits = 0, at = Infinity, reason;
+        GPUQueue.prototype.submit = function (commands) {
+          submit.call(this, commands);
+          if (submits++ !== at) return;
+          at = Infinity;
+          model.lost.then((lost) => (reason = lost.reason));
+          device.destroy();
+        };
+        const run = async () => {
+          [submits, reason] = [0, 'never lost'];
+          const steps = [];
+          for await (const { index, token, text, loops } of model.generate(prompt, options)) steps.push([index, token, text, loops].join(' '));
+          return steps;
+        };
+        try {
+          const undisturbed = await run();
+          const count = submits;
+          const others = [];
+          for (let k = 0; k < count; k += 1) {
+            at = k;
+            const steps = await run();
+            if (reason !== 'destroyed' || steps.join() !== undisturbed.join()) others.push([k, reason, steps]);
+          }
+          return { undisturbed, count, others };
+        } finally {
+          GPUQueue.prototype.submit = submit;
+          await model.dispose();
+        }
+      }, [name, prompt]);
+      assert.deepEqual(found.others, []);
+      assert.ok(found.undisturbed.length > 4 && found.count >= 6, `${found.count} submits: the prompt and two tokens have two passes each`);
+      context.diagnostic(`lost at each of ${found.count} submits of ${found.undisturbed.length} steps`);
+    });
+  }
+
   test('what the page does with WebGPU while a model is loaded is no affair of the model', async () => {
     const found = await page.evaluate(async () => {
       const before = navigator.gpu;
