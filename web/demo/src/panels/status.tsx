@@ -65,7 +65,9 @@ export function Status({ state }: { state: State }) {
             <p class="note">
               {isCached
                 ? 'Kept in this browser: nothing is fetched.'
-                : `Nothing is fetched before you ask. The engine takes ${megabytes(ENGINE_BYTES)} more.`}
+                : source === 'files'
+                  ? 'They are read where they lie.'
+                  : `Nothing is fetched before you ask. The engine takes ${megabytes(ENGINE_BYTES)} more.`}
             </p>
           </>
         ) : null}
