@@ -13,6 +13,7 @@ mod files;
 mod goldens;
 #[cfg(feature = "hub")]
 mod hub;
+mod isolation;
 mod kernels;
 mod layering;
 mod lazy;
