@@ -24,6 +24,7 @@ mod quantize;
 mod random;
 mod sampler;
 mod shipped;
+mod soak;
 mod tokenizer;
 mod trace;
 mod wgsl;
