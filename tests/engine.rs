@@ -1,6 +1,7 @@
 //! The engine beyond the goldens: chunks, batches, split tensors, the shadow device, forks, depths, and the shipped models' problems.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use futures_util::StreamExt;
 use pollster::block_on;
 use refrain::backend::{DeviceChoice, DeviceOptions};
 use refrain::generate::{Model, Params};
@@ -267,6 +268,11 @@ fn a_generation_ends_where_it_should() {
     let (text, _) = text_of(&mut model, prompt, Params { stop: vec![stop], ..params() });
     assert_eq!(text, whole[..at]);
 
+    // What may be the beginning of a stop text is held back, and comes at the end where it is none after all.
+    let stop = format!("{} nothing", words[11]);
+    let (text, _) = text_of(&mut model, prompt, Params { stop: vec![stop], ..params() });
+    assert_eq!(text, whole, "nothing is held back for ever");
+
     // A token that ends the output is not part of it.
     let end = model.encode(words[5]).unwrap()[0];
     let first = words.iter().position(|word| *word == words[5]).unwrap();
@@ -279,6 +285,47 @@ fn a_generation_ends_where_it_should() {
     let mut model = with_defaults("follow", "{}");
     let (_, steps) = text_of(&mut model, prompt, Params::default());
     assert_eq!(steps, 128 - 7);
+}
+
+#[test]
+fn a_generation_is_a_stream() {
+    let mut model = block_on(Model::open(&shipped::source("follow").unwrap(), &Options::default(), &mut |_| {})).unwrap();
+    let params = || Params { max_tokens: Some(5), ..Params::default() };
+    let mut generation = model.generate("a >b b >c ?a", params()).unwrap();
+    let one_by_one = std::iter::from_fn(|| block_on(generation.next())).map(|step| step.unwrap().token).collect::<Vec<_>>();
+    drop(generation);
+    let stream = model.generate("a >b b >c ?a", params()).unwrap();
+    let collected = block_on(stream.map(|step| step.unwrap().token).collect::<Vec<_>>());
+    assert_eq!((one_by_one.len(), collected), (5, one_by_one));
+}
+
+#[test]
+fn what_is_worth_knowing_of_the_files_is_kept() {
+    let Source::Memory { name, mut files } = shipped::source("follow").unwrap() else { panic!("in memory") };
+    let weights = &mut files.iter_mut().find(|(file, _)| file.ends_with("safetensors")).unwrap().1;
+    let header = u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    let data = &weights[8 + header..];
+    let mut tensors: serde_json::Value = serde_json::from_slice(&weights[8..8 + header]).unwrap();
+    tensors["freqs_cis"] = serde_json::json!({"dtype": "C64", "shape": [1], "data_offsets": [data.len(), data.len() + 8]});
+    let tensors = tensors.to_string().into_bytes();
+    *weights = [&(tensors.len() as u64).to_le_bytes()[..], &tensors, data, &[0; 8]].concat().into();
+    let (source, options) = (Source::Memory { name, files }, Options::default());
+    let notes = ["skipped freqs_cis (C64): RoPE tables are computed"];
+    assert_eq!(block_on(Engine::load(&source, &options, &mut |_| {})).unwrap().notes(), notes);
+    let cpu = devices::open(&devices::all().swap_remove(0).1);
+    assert_eq!(Engine::load_on(cpu, &source, &options, &mut |_| {}).unwrap().notes(), notes);
+}
+
+#[test]
+fn who_observes_sees_the_experts_of_every_loop() {
+    let case = Case::open("gqa_tiny");
+    let mut engine = case.engine(devices::all().swap_remove(0).1, None);
+    let observed = block_on(engine.observe(&case.tokens()[..1], case.depth())).unwrap();
+    let each = engine.config().n_experts_per_tok;
+    for token in &observed {
+        assert_eq!(token.experts.iter().map(Vec::len).collect::<Vec<_>>(), vec![each; token.loops]);
+    }
+    assert_eq!(observed.len(), case.tokens()[0].len());
 }
 
 #[test]

@@ -9,11 +9,16 @@ use pollster::block_on;
 use refrain::Error;
 use refrain::backend::profile::{Clock, Load, Profile};
 use refrain::backend::{Backend, DeviceChoice, DeviceOptions, Plan};
+use refrain::kernels::RowList;
+use refrain::kernels::embed::embed;
+use refrain::kernels::experts::{Slots, experts_down, experts_up};
+use refrain::kernels::experts_grouped::{Groups, experts_grouped};
 use refrain::kernels::fma_rate::fma_rate;
+use refrain::kernels::group::{group, most_tiles};
 use refrain::kernels::linear::{Into, linear};
 use refrain::kernels::rmsnorm::rmsnorm;
 use refrain::precision::Precision;
-use refrain::tensor::{Dtype, Tensor};
+use refrain::tensor::{Dtype, Matrix, Tensor};
 use tempfile::TempDir;
 
 use crate::devices;
@@ -88,6 +93,39 @@ fn a_profile_knows_what_ran() {
         // 0, not -0, which is what floats sum up to where there are none.
         assert!([empty.busy(), empty.lost().unwrap()].iter().all(|sum| *sum == 0.0 && sum.is_sign_positive()), "{name}");
     }
+}
+
+/// What kernels that say what they do say: bytes that they read and write, and operations.
+#[test]
+fn a_profile_knows_what_gathers_and_experts_take() {
+    let mut backend = devices::open(&devices::all().swap_remove(0).1);
+    let (rows, k, routed, shared, dim, hidden) = (3, 2, 5, 1, 36, 20);
+    let (slots_of_a_row, table) = (k + shared, backend.matrix("table", Precision::Q8, 50, dim, 1).unwrap());
+    let [up, down] = [(2 * hidden, dim), (dim, hidden)]
+        .map(|(outs, ins)| backend.matrix("w", Precision::F16, (routed + shared) * outs, ins, outs).unwrap());
+    let mut words = |rows, cols| backend.tensor("words", Dtype::U32, rows, cols).unwrap();
+    let (list, ids, tiles, order) = (words(rows, 4), words(rows, k), words(most_tiles(9, 6, 4), 4), words(1, 9));
+    let (x, out, gates) = (tensor(&mut backend, rows, dim), tensor(&mut backend, rows, dim), tensor(&mut backend, rows, k));
+    let (inner, pairs) = (tensor(&mut backend, rows * slots_of_a_row, hidden), tensor(&mut backend, rows * slots_of_a_row, dim));
+    let (slots, groups) = (Slots { ids, gates, routed, shared }, Groups { tiles: &tiles, order: &order, tile: 4 });
+    let mut pass = backend.pass();
+    embed(&mut pass, &table, RowList { table: list, first: 0, rows }, &x).unwrap();
+    experts_up(&mut pass, &up, &slots, &x, &inner, rows).unwrap();
+    experts_down(&mut pass, &down, &slots, &inner, &out, rows).unwrap();
+    group(&mut pass, &slots, groups, rows).unwrap();
+    experts_grouped(&mut pass, &down, &slots, &inner, groups, &pairs, rows).unwrap();
+    let plan = backend.plan(pass).unwrap();
+    let found = profile(&mut backend, &[&plan]);
+    // Three rows choose at most six experts, of which there are five, and the shared one is always read.
+    let read = |w: &Matrix| w.bytes(w.rows);
+    let expected = [
+        ("embed", table.bytes(rows) + 4 * rows * dim, 0),
+        ("experts_up", read(&up) + 4 * (rows * dim + 9 * hidden), 2 * 9 * 2 * hidden * dim),
+        ("experts_down", read(&down) + 4 * (9 * hidden + 2 * rows * dim), 2 * 9 * dim * hidden),
+        ("experts_grouped", read(&down) + 4 * 9 * (hidden + dim), 2 * 9 * dim * hidden),
+    ];
+    let loads = found.dispatches.iter().map(|ran| (ran.load.kernel, ran.load.bytes as usize, ran.load.flops as usize));
+    assert_eq!(loads.filter(|(kernel, ..)| *kernel != "group").collect::<Vec<_>>(), expected);
 }
 
 #[test]
