@@ -16,12 +16,17 @@ use refrain::kernels::experts_grouped::{Groups, experts_grouped};
 use refrain::kernels::fma_rate::fma_rate;
 use refrain::kernels::group::{group, most_tiles};
 use refrain::kernels::linear::{Into, linear};
+use refrain::kernels::read_rate::{Pattern, read_rate};
 use refrain::kernels::rmsnorm::rmsnorm;
+use refrain::model::defaults::Exit;
+use refrain::model::files::Source;
+use refrain::model::{Depth, Engine, Feed, Logits, Options};
 use refrain::precision::Precision;
 use refrain::tensor::{Dtype, Matrix, Tensor};
 use tempfile::TempDir;
 
 use crate::devices;
+use crate::goldens::Case;
 
 fn tensor(backend: &mut Backend, rows: usize, cols: usize) -> Tensor {
     backend.tensor("a tensor", Dtype::F32, rows, cols).unwrap()
@@ -114,6 +119,9 @@ fn a_profile_knows_what_gathers_and_experts_take() {
     experts_down(&mut pass, &down, &slots, &inner, &out, rows).unwrap();
     group(&mut pass, &slots, groups, rows).unwrap();
     experts_grouped(&mut pass, &down, &slots, &inner, groups, &pairs, rows).unwrap();
+    // Four rounds of two workgroups.
+    let (read, written) = (tensor(&mut backend, 1, 16 * 4 * 2 * 16), tensor(&mut backend, 1, 40));
+    read_rate(&mut pass, &read, Pattern::Rows, 16, 4, &written).unwrap();
     let plan = backend.plan(pass).unwrap();
     let found = profile(&mut backend, &[&plan]);
     // Three rows choose at most six experts, of which there are five, and the shared one is always read.
@@ -123,9 +131,38 @@ fn a_profile_knows_what_gathers_and_experts_take() {
         ("experts_up", read(&up) + 4 * (rows * dim + 9 * hidden), 2 * 9 * 2 * hidden * dim),
         ("experts_down", read(&down) + 4 * (9 * hidden + 2 * rows * dim), 2 * 9 * dim * hidden),
         ("experts_grouped", read(&down) + 4 * 9 * (hidden + dim), 2 * 9 * dim * hidden),
+        ("read_rate", 4 * (2048 + 32), 0),
     ];
     let loads = found.dispatches.iter().map(|ran| (ran.load.kernel, ran.load.bytes as usize, ran.load.flops as usize));
     assert_eq!(loads.filter(|(kernel, ..)| *kernel != "group").collect::<Vec<_>>(), expected);
+}
+
+/// At the last loop, rows that only catch up leave their keys and values: nobody asks for what else they would come to.
+#[test]
+fn the_last_loop_spares_rows_that_only_catch_up() {
+    for (name, head_groups) in [("gqa_tiny", 2), ("mla_tiny", 1)] {
+        let source = Source::folder(Case::open(name).folder).unwrap();
+        let device = devices::all().swap_remove(0).1;
+        let options = Options { device, loops: Some(3), ..Options::default() };
+        let mut engine = block_on(Engine::load(&source, &options, &mut |_| {})).unwrap();
+        let mut sequence = engine.sequence().unwrap();
+        let mut feed = |engine: &mut Engine, tokens: &[u32], loops| {
+            let depth = Depth { loops, min_loops: 0, exit: Exit::Fixed };
+            block_on(engine.forward(&mut [Feed { sequence: &mut sequence, tokens }], depth, Logits::GREEDY)).unwrap();
+        };
+        feed(&mut engine, &[1, 2, 3, 4, 5], 2);
+        engine.start_profile().unwrap();
+        feed(&mut engine, &[6], 3);
+        let found = block_on(engine.take_profile()).unwrap();
+        let of = |kernel: &str| found.dispatches.iter().map(|ran| ran.load).filter(|load| load.kernel == kernel).collect::<Vec<_>>();
+        let rows = |kernel: &str| of(kernel).iter().map(|load| load.rows.unwrap()).collect::<Vec<_>>();
+        // The new token alone, twice; then with the five before it.
+        assert_eq!((rows("inject"), rows("recur")), (vec![1, 1, 6], vec![1, 1, 1]), "{name}");
+        let attention = of("attention");
+        assert_eq!(attention.len(), 5, "{name}: in the prelude, in three loops, in the coda");
+        // All heads of a group at once.
+        assert!(attention.iter().all(|load| load.grid == [1, head_groups, 1]), "{name}: {attention:?}");
+    }
 }
 
 #[test]
