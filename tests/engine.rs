@@ -7,7 +7,7 @@ use refrain::backend::{DeviceChoice, DeviceOptions};
 use refrain::generate::{Model, Params};
 use refrain::model::defaults::Exit;
 use refrain::model::files::Source;
-use refrain::model::{Depth, Detail, Engine, Feed, Logits, Options, Prediction};
+use refrain::model::{Depth, Detail, Engine, Feed, Logits, Options, Pace, Prediction};
 use refrain::shipped;
 
 use crate::devices;
@@ -212,6 +212,7 @@ fn what_cannot_be_run_is_refused_before_anything_changes() {
         (Options { context: Some(0), ..Default::default() }, "argument"),
         (Options { sequences: Some(0), ..Default::default() }, "argument"),
         (Options { chunk: Some(0), ..Default::default() }, "argument"),
+        (Options { pace: Some(Pace { group: 0, ahead: 1 }), ..Default::default() }, "argument"),
         (Options { device: DeviceOptions { max_binding: Some(4096), ..Default::default() }, ..Default::default() }, "too_small"),
     ] {
         let device = DeviceOptions { device: DeviceChoice::Cpu, ..options.device.clone() };

@@ -16,7 +16,7 @@ use refrain::kernels::experts_grouped::{Groups, experts_grouped};
 use refrain::kernels::fma_rate::fma_rate;
 use refrain::kernels::group::{group, most_tiles};
 use refrain::kernels::linear::{Into, linear};
-use refrain::kernels::read_rate::{Pattern, read_rate};
+use refrain::kernels::read_rate::{Pattern, read_rate, read_rates};
 use refrain::kernels::rmsnorm::rmsnorm;
 use refrain::model::defaults::Exit;
 use refrain::model::files::Source;
@@ -135,6 +135,23 @@ fn a_profile_knows_what_gathers_and_experts_take() {
     ];
     let loads = found.dispatches.iter().map(|ran| (ran.load.kernel, ran.load.bytes as usize, ran.load.flops as usize));
     assert_eq!(loads.filter(|(kernel, ..)| *kernel != "group").collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn what_is_read_to_measure_is_what_was_asked_for() {
+    let own = devices::all().swap_remove(0).1;
+    // Bytes that a workgroup reads at least: parts of memory are multiples of it.
+    let unit = 4 * 16 * 256 * devices::open(&own).tier().workgroup as u64;
+    // Asked for, the largest binding; parts and how many units each has.
+    for (asked, most, parts, units) in [(5 * unit + 100, None, 1, 5), (5 * unit, Some(2 * unit + 100), 3, 1), (7, None, 1, 1)] {
+        let mut backend = devices::open(&DeviceOptions { max_binding: most, ..own.clone() });
+        let before = backend.allocated_bytes();
+        let rates = block_on(read_rates(&mut backend, asked as usize)).unwrap();
+        let taken = parts * units * unit + units * unit / 16;
+        assert_eq!(backend.allocated_bytes() - before, taken, "{asked} bytes with bindings of {most:?}");
+        assert_eq!(rates.iter().map(|rate| rate.how).collect::<Vec<_>>(), Pattern::ALL.map(Pattern::name));
+        assert!(rates.iter().all(|rate| rate.per_second > 0.0), "{rates:?}");
+    }
 }
 
 /// At the last loop, rows that only catch up leave their keys and values: nobody asks for what else they would come to.
