@@ -38,7 +38,7 @@ struct Draw(u64);
 impl Draw {
     fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) * n as u64 >> 31) as usize
+        (((self.0 >> 33) * n as u64) >> 31) as usize
     }
 
     fn one_in(&mut self, n: usize) -> bool {
