@@ -151,9 +151,12 @@ impl Job {
     }
 }
 
-/// Several sequences in a batch: they join, go on, are taken out in the middle or dropped with it. Returns how many were begun, and for
-/// each that came to its end its tokens, their loops and the best logit after the last.
-fn batch(draw: &mut Draw, host: &mut Host) -> (usize, Vec<(Vec<u32>, Depth, Vec<usize>, (u32, f32))>, Vec<&'static str>) {
+/// A sequence of a batch that came to its end: its tokens, their depth and loops, and the best logit after the last.
+type Done = (Vec<u32>, Depth, Vec<usize>, (u32, f32));
+
+/// Several sequences in a batch: they join, go on, are taken out in the middle or dropped with it. Returns how many were begun, those
+/// that came to their end, and the errors that were met.
+fn batch(draw: &mut Draw, host: &mut Host) -> (usize, Vec<Done>, Vec<&'static str>) {
     let (vocabulary, loops) = (host.model.config().vocab_size, host.model.engine().max_loops());
     let engine = host.model.engine_mut();
     engine.set_schedule(Schedule::Lazy);
@@ -197,7 +200,7 @@ fn batch(draw: &mut Draw, host: &mut Host) -> (usize, Vec<(Vec<u32>, Depth, Vec<
 }
 
 /// A member of a batch alone in a fresh engine: in a batch its rows share passes with others, so sums may be rounded otherwise.
-fn compare_member(host: &Host, (tokens, depth, loops, (token, logit)): &(Vec<u32>, Depth, Vec<usize>, (u32, f32))) {
+fn compare_member(host: &Host, (tokens, depth, loops, (token, logit)): &Done) {
     let mut fresh = open(&host.source, &host.options);
     let mut sequence = fresh.sequence().unwrap();
     let wanted = Logits { best: 2, ..Logits::GREEDY };

@@ -65,7 +65,7 @@ fn plain(row: usize, col: usize) -> f32 {
 
 /// Memory of so many rows of which the first sequence owns its own, and the others the poison.
 fn memory(b: &mut Bench, what: &str, first: usize, rows: usize, cols: usize, poison: f32) -> Result<Tensor> {
-    let own = |row: usize| (first + row) / CONTEXT % SEQUENCES == 0;
+    let own = |row: usize| ((first + row) / CONTEXT).is_multiple_of(SEQUENCES);
     b.f32s(what, rows, cols, |row, col| if own(row) { plain(row, col) } else { poison })
 }
 
