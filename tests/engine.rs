@@ -8,6 +8,7 @@ use refrain::generate::{Model, Params};
 use refrain::model::defaults::Exit;
 use refrain::model::files::Source;
 use refrain::model::{Depth, Detail, Engine, Feed, Logits, Options, Pace, Prediction};
+use refrain::precision::Precision;
 use refrain::shipped;
 
 use crate::devices;
@@ -286,6 +287,36 @@ fn a_generation_ends_where_it_should() {
     let mut model = with_defaults("follow", "{}");
     let (_, steps) = text_of(&mut model, prompt, Params::default());
     assert_eq!(steps, 128 - 7);
+}
+
+#[test]
+fn passes_that_nobody_needs_are_counted_as_empty() {
+    let case = Case::open("gqa_odd");
+    let device = devices::all().swap_remove(0).1;
+    let options = Options { device, loops: Some(9), pace: Some(Pace { group: 8, ahead: 0 }), ..Options::default() };
+    let mut engine = block_on(Engine::load(&Source::folder(&case.folder).unwrap(), &options, &mut |_| {})).unwrap();
+    let depth = Depth { loops: 9, ..case.depth() };
+    for token in 0..30 {
+        let mut one = sequences(&engine, 1);
+        feed(&mut engine, &mut one, &[&[token]], depth, Logits::GREEDY);
+    }
+    let counters = engine.counters();
+    assert!(counters.empty_dispatches > 0 && counters.empty_dispatches < counters.dispatches, "{counters:?}");
+}
+
+#[test]
+fn the_bytes_of_a_file_are_known_from_its_configuration() {
+    for name in ["gqa_tiny", "mla_bias"] {
+        let case = Case::open(name);
+        let (config, _) = refrain::model::read_config(&Source::folder(&case.folder).unwrap()).unwrap();
+        let file = std::fs::read(case.folder.join("model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let specs = config.tensors();
+        let needed = specs.iter().filter(|spec| !spec.optional);
+        let bytes: usize = needed.map(|spec| tensors.tensor(&spec.name).unwrap().data().len()).sum();
+        assert_eq!(config.stored_bytes(Precision::F32), bytes as u64, "{name}");
+        assert!(config.stored_bytes(Precision::Q8) < bytes as u64 / 2, "{name}");
+    }
 }
 
 #[test]
