@@ -411,12 +411,13 @@ fn top_sorts_and_sums() {
 #[test]
 fn zeros_of_both_signs_are_ties() {
     let [ids] = run(|b| {
-        let x = b.f32s("x", 2, 9, |row, col| if (row + col) % 2 == 0 { -0.0 } else { 0.0 })?;
-        let (values, ids) = (b.random("values", 2, 8)?, b.u32s("ids", 2, 6, |_, _| 99)?);
-        b.top(&x, 6, &values, &ids, 2)?;
+        let x = b.f32s("x", 2, 300, |row, col| if (row + col * col / 7) % 2 == 0 { -0.0 } else { 0.0 })?;
+        let (values, ids) = (b.random("values", 2, 42)?, b.u32s("ids", 2, 40, |_, _| 999)?);
+        b.top(&x, 40, &values, &ids, 2)?;
         Ok([ids])
     });
     for row in 0..2 {
-        assert_eq!(ids.row(row).iter().map(|id| id.to_bits()).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5], "row {row}: the lowest first");
+        let found: Vec<u32> = ids.row(row).iter().map(|id| id.to_bits()).collect();
+        assert_eq!(found, (0..40).collect::<Vec<u32>>(), "row {row}: the lowest ids first");
     }
 }
