@@ -69,9 +69,10 @@ fn has_query(work: Work, n: u32) -> bool {
     return n / p.at_once < work.rows && n % p.at_once < work.heads;
 }
 
-// The end of the positions that a row looks at, in this workgroup's span.
+// The end of the positions that a row looks at, in this workgroup's span. A position outside of the cache looks at nothing.
 fn seen(work: Work, row: u32) -> u32 {
-    return clamp(min(list[p.list + row].z + 1u, p.context), work.begin, work.begin + p.span);
+    let position = list[p.list + row].z;
+    return clamp(select(0u, position + 1u, position < p.context), work.begin, work.begin + p.span);
 }
 
 fn seen_by(work: Work, n: u32) -> u32 {
@@ -143,8 +144,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     let row = group.x;
     let info = list[p.list + row];
     let slot = cache_slot(info.w);
-    // A row whose slot lies in another part attends to nothing here and writes nothing.
-    if (slot >= p.slots) {
+    // A row whose slot lies in another part attends to nothing here and writes nothing, nor does one of a sequence that there is not.
+    if (slot >= p.slots || info.y >= p.sequences) {
         return;
     }
     let most = 8u / p.at_once;

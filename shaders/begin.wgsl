@@ -1,10 +1,12 @@
 // Before the first loop of a token: h = e = x at its place among the states, out = 0 at its place among the tokens in flight; a
-// workgroup a row.
+// workgroup a row. What lies outside is left alone.
 struct Params {
     rows: u32,
     list: u32,
     stride: u32,
+    sequences: u32,
     context: u32,
+    places: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -20,8 +22,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let state = state_row(row) * p.stride;
     for (var i = thread; i < p.stride; i += WORKGROUP) {
         let start = x[group.x * p.stride + i];
-        h[state + i] = start;
-        e[state + i] = start;
-        out[row.x * p.stride + i] = 0.0;
+        if (state_has(row)) {
+            h[state + i] = start;
+            e[state + i] = start;
+        }
+        if (row.x < p.places) {
+            out[row.x * p.stride + i] = 0.0;
+        }
     }
 }

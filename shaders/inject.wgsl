@@ -1,11 +1,12 @@
 // x = RMSNorm(h + loop_emb(t) + e) · gain, the input of the block at a row's loop t, and normed = RMSNorm(x) · attn_gain, which its
 // attention reads; a workgroup a row. The first kernel of a pass: where no token in flight runs on, it closes the gate for all that
-// follow and does nothing itself. The table's rows are gain, attn_gain, then loop_emb loop by loop.
+// follow and does nothing itself. A row without a state is left alone. The table's rows are gain, attn_gain, then loop_emb loop by loop.
 struct Params {
     rows: u32,
     list: u32,
     dim: u32,
     stride: u32,
+    sequences: u32,
     context: u32,
     places: u32,
     pass_index: u32,
@@ -38,6 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         gate[MARKS + p.pass_index] = select(0u, 1u, live);
     }
     let row = list[p.list + group.x];
+    let write = live && state_has(row);
     let state = state_row(row) * p.stride;
     let emb = (2u + row.w) * p.stride;
     let to = group.x * p.stride;
@@ -54,14 +56,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
         let u = h[state + i] + table[emb + i] + e[state + i];
         let sum = u * scale * table[i] + overflow;
         squares += sum * sum;
-        if (live) {
+        if (write) {
             x[to + i] = sum;
         }
     }
     let mean_x = reduce_sum(squares, lane) / f32(p.dim);
     let scale_x = inverseSqrt(mean_x + p.eps);
     let overflow_x = max(mean_x - 3.0e38, 0.0);
-    if (live) {
+    if (write) {
         for (var i = lane.index; i < p.dim; i += WORKGROUP) {
             normed[to + i] = x[to + i] * scale_x * table[p.stride + i] + overflow_x;
         }

@@ -1,7 +1,8 @@
 // The end of a loop; a workgroup a row. The table's rows: A, B, w of the halting head, then down, then lora_b, p.rank rows each.
 //   x' = x + ((down · x) ⊙ scale[t]) · lora_b;   h = A ⊙ h + B ⊙ e + x'
 //   p = sigmoid(w · h + b); weight = halted ? 0 : (cum + p ≥ threshold ? max(1 − cum, 0) : p);  out += weight · h; cum += halted ? 0 : p
-// x lies by row, h and e by sequence and position, out and act by place. A row without a place only catches up: it has no part in halting.
+// x lies by row, h and e by sequence and position, out and act by place. A row without a place only catches up: it has no part in halting. One
+// without a state is left alone.
 // act, 8 numbers a place: cum, loops run until halted, p, weight, cap, min_loops, mode, whether it runs on.
 struct Params {
     rows: u32,
@@ -10,7 +11,9 @@ struct Params {
     rank: u32,
     rank_stride: u32,
     scales: u32,
+    sequences: u32,
     context: u32,
+    places: u32,
     bias: f32,
     threshold: f32,
 }
@@ -26,7 +29,6 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> act: array<vec4<f32>>;
 
 const MAX_RANK: u32 = 1024u;
-const NO_PLACE: u32 = 0xffffffffu;
 const FIXED: f32 = 1.0;
 
 var<workgroup> low: array<f32, MAX_RANK>;
@@ -38,6 +40,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
     }
     let row = list[p.list + group.x];
     let source = group.x * p.stride;
+    let has_state = state_has(row);
     let state = state_row(row) * p.stride;
     let down = 3u * p.stride;
     let up = down + p.rank * p.stride;
@@ -65,12 +68,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, lane: Lane) {
             lora += low[k] * table[up + k * p.stride + i];
         }
         let next = table[i] * h[state + i] + table[p.stride + i] * e[state + i] + (x[source + i] + lora);
-        h[state + i] = next;
+        if (has_state) {
+            h[state + i] = next;
+        }
         part += dot(table[2u * p.stride + i], next);
     }
     let logit = reduce_sum(part, lane) + p.bias;
 
-    let counts = row.x != NO_PLACE;
+    let counts = has_state && row.x < p.places;
     let place = select(0u, row.x, counts);
     let loops = f32(row.w + 1u);
     let before = act[2u * place];

@@ -15,6 +15,7 @@ mod findings;
 mod goldens;
 #[cfg(feature = "hub")]
 mod hub;
+mod isolation;
 mod kernels;
 mod layering;
 mod lazy;
@@ -26,6 +27,7 @@ mod quantize;
 mod random;
 mod sampler;
 mod shipped;
+mod soak;
 mod supply;
 mod tokenizer;
 mod trace;

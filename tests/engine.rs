@@ -1,12 +1,14 @@
 //! The engine beyond the goldens: chunks, batches, split tensors, the shadow device, forks, depths, and the shipped models' problems.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use futures_util::StreamExt;
 use pollster::block_on;
 use refrain::backend::{DeviceChoice, DeviceOptions};
 use refrain::generate::{Model, Params};
 use refrain::model::defaults::Exit;
 use refrain::model::files::Source;
-use refrain::model::{Depth, Detail, Engine, Feed, Logits, Options, Prediction};
+use refrain::model::{Depth, Detail, Engine, Feed, Logits, Options, Pace, Prediction};
+use refrain::precision::Precision;
 use refrain::shipped;
 
 use crate::devices;
@@ -211,6 +213,7 @@ fn what_cannot_be_run_is_refused_before_anything_changes() {
         (Options { context: Some(0), ..Default::default() }, "argument"),
         (Options { sequences: Some(0), ..Default::default() }, "argument"),
         (Options { chunk: Some(0), ..Default::default() }, "argument"),
+        (Options { pace: Some(Pace { group: 0, ahead: 1 }), ..Default::default() }, "argument"),
         (Options { device: DeviceOptions { max_binding: Some(4096), ..Default::default() }, ..Default::default() }, "too_small"),
     ] {
         let device = DeviceOptions { device: DeviceChoice::Cpu, ..options.device.clone() };
@@ -267,6 +270,11 @@ fn a_generation_ends_where_it_should() {
     let (text, _) = text_of(&mut model, prompt, Params { stop: vec![stop], ..params() });
     assert_eq!(text, whole[..at]);
 
+    // What may be the beginning of a stop text is held back, and comes at the end where it is none after all.
+    let stop = format!("{} nothing", words[11]);
+    let (text, _) = text_of(&mut model, prompt, Params { stop: vec![stop], ..params() });
+    assert_eq!(text, whole, "nothing is held back for ever");
+
     // A token that ends the output is not part of it.
     let end = model.encode(words[5]).unwrap()[0];
     let first = words.iter().position(|word| *word == words[5]).unwrap();
@@ -279,6 +287,77 @@ fn a_generation_ends_where_it_should() {
     let mut model = with_defaults("follow", "{}");
     let (_, steps) = text_of(&mut model, prompt, Params::default());
     assert_eq!(steps, 128 - 7);
+}
+
+#[test]
+fn passes_that_nobody_needs_are_counted_as_empty() {
+    let case = Case::open("gqa_odd");
+    let device = devices::all().swap_remove(0).1;
+    let options = Options { device, loops: Some(9), pace: Some(Pace { group: 8, ahead: 0 }), ..Options::default() };
+    let mut engine = block_on(Engine::load(&Source::folder(&case.folder).unwrap(), &options, &mut |_| {})).unwrap();
+    let depth = Depth { loops: 9, ..case.depth() };
+    for token in 0..30 {
+        let mut one = sequences(&engine, 1);
+        feed(&mut engine, &mut one, &[&[token]], depth, Logits::GREEDY);
+    }
+    let counters = engine.counters();
+    assert!(counters.empty_dispatches > 0 && counters.empty_dispatches < counters.dispatches, "{counters:?}");
+}
+
+#[test]
+fn the_bytes_of_a_file_are_known_from_its_configuration() {
+    for name in ["gqa_tiny", "mla_bias"] {
+        let case = Case::open(name);
+        let (config, _) = refrain::model::read_config(&Source::folder(&case.folder).unwrap()).unwrap();
+        let file = std::fs::read(case.folder.join("model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let specs = config.tensors();
+        let needed = specs.iter().filter(|spec| !spec.optional);
+        let bytes: usize = needed.map(|spec| tensors.tensor(&spec.name).unwrap().data().len()).sum();
+        assert_eq!(config.stored_bytes(Precision::F32), bytes as u64, "{name}");
+        assert!(config.stored_bytes(Precision::Q8) < bytes as u64 / 2, "{name}");
+    }
+}
+
+#[test]
+fn a_generation_is_a_stream() {
+    let mut model = block_on(Model::open(&shipped::source("follow").unwrap(), &Options::default(), &mut |_| {})).unwrap();
+    let params = || Params { max_tokens: Some(5), ..Params::default() };
+    let mut generation = model.generate("a >b b >c ?a", params()).unwrap();
+    let one_by_one = std::iter::from_fn(|| block_on(generation.next())).map(|step| step.unwrap().token).collect::<Vec<_>>();
+    drop(generation);
+    let stream = model.generate("a >b b >c ?a", params()).unwrap();
+    let collected = block_on(stream.map(|step| step.unwrap().token).collect::<Vec<_>>());
+    assert_eq!((one_by_one.len(), collected), (5, one_by_one));
+}
+
+#[test]
+fn what_is_worth_knowing_of_the_files_is_kept() {
+    let Source::Memory { name, mut files } = shipped::source("follow").unwrap() else { panic!("in memory") };
+    let weights = &mut files.iter_mut().find(|(file, _)| file.ends_with("safetensors")).unwrap().1;
+    let header = u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    let data = &weights[8 + header..];
+    let mut tensors: serde_json::Value = serde_json::from_slice(&weights[8..8 + header]).unwrap();
+    tensors["freqs_cis"] = serde_json::json!({"dtype": "C64", "shape": [1], "data_offsets": [data.len(), data.len() + 8]});
+    let tensors = tensors.to_string().into_bytes();
+    *weights = [&(tensors.len() as u64).to_le_bytes()[..], &tensors, data, &[0; 8]].concat().into();
+    let (source, options) = (Source::Memory { name, files }, Options::default());
+    let notes = ["skipped freqs_cis (C64): RoPE tables are computed"];
+    assert_eq!(block_on(Engine::load(&source, &options, &mut |_| {})).unwrap().notes(), notes);
+    let cpu = devices::open(&devices::all().swap_remove(0).1);
+    assert_eq!(Engine::load_on(cpu, &source, &options, &mut |_| {}).unwrap().notes(), notes);
+}
+
+#[test]
+fn who_observes_sees_the_experts_of_every_loop() {
+    let case = Case::open("gqa_tiny");
+    let mut engine = case.engine(devices::all().swap_remove(0).1, None);
+    let observed = block_on(engine.observe(&case.tokens()[..1], case.depth())).unwrap();
+    let each = engine.config().n_experts_per_tok;
+    for token in &observed {
+        assert_eq!(token.experts.iter().map(Vec::len).collect::<Vec<_>>(), vec![each; token.loops]);
+    }
+    assert_eq!(observed.len(), case.tokens()[0].len());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! formula written out in f64 (`reference`). Between them stands the chain that the engine relies on.
 #![allow(clippy::panic, clippy::expect_used, clippy::print_stdout)]
 
-mod bench;
+pub mod bench;
 mod cases;
 mod reference;
 mod weights;

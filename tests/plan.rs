@@ -37,6 +37,8 @@ fn check_plan(what: &str, info: &DeviceInfo, source: &Source, options: &Options,
         (loaded, fault) => panic!("{what}: planned {fault:?}, found {:?}", loaded.err()),
     };
     assert_eq!(engine.needs(), &needs, "{what}");
+    let sizes = (needs.context, needs.loops, needs.sequences);
+    assert_eq!(sizes, (engine.context(), engine.max_loops(), options.sequences.unwrap_or(1)), "{what}");
     assert_eq!(engine.allocated_bytes(), needs.total(), "{what}");
     let mut sequence = engine.sequence().unwrap();
     let depth = Depth { loops: engine.max_loops().min(3), min_loops: 0, exit: Exit::Fixed };
@@ -135,10 +137,30 @@ fn single(needs: &Needs) -> Vec<Vec<Remedy>> {
     ]
 }
 
+/// How many options a remedy names.
+fn options_of(remedy: &Remedy) -> usize {
+    let Remedy { dtype, context, loops, sequences } = *remedy;
+    [dtype.is_some(), context.is_some(), loops.is_some(), sequences.is_some()].into_iter().filter(|is| *is).count()
+}
+
+#[test]
+fn a_remedy_changes_the_options_that_it_names() {
+    let options = Options { dtype: Some(Precision::F32), context: Some(64), loops: Some(8), sequences: Some(4), ..Options::default() };
+    let sizes = |remedy: &Remedy| {
+        let Options { dtype, context, loops, sequences, .. } = options.remedied(remedy);
+        Remedy { dtype, context, loops, sequences }
+    };
+    let all = Remedy { dtype: Some(Precision::Q4), context: Some(16), loops: Some(2), sequences: Some(1) };
+    assert_eq!(sizes(&all), all);
+    let [one, other] = [Remedy { context: None, sequences: None, ..all }, Remedy { dtype: None, loops: None, ..all }];
+    assert_eq!(sizes(&one), Remedy { context: Some(64), sequences: Some(4), ..all });
+    assert_eq!(sizes(&other), Remedy { dtype: Some(Precision::F32), loops: Some(8), ..all });
+}
+
 #[test]
 fn advice_is_what_helps_and_nothing_else() {
     let (config, info) = (roomy(), DeviceInfo::cpu());
-    let mut seen = [false; 3];
+    let (mut seen, mut pair_seen) = ([false; 3], false);
     for sequences in [1, 6] {
         let device = devices::all().swap_remove(0).1;
         let plain = Options { device, sequences: Some(sequences), ..Options::default() };
@@ -157,18 +179,23 @@ fn advice_is_what_helps_and_nothing_else() {
             }
             // What is not advised does not help, or more of it is taken away than must be.
             let mildest: Vec<Remedy> = single(&needs).iter().filter_map(|ways| ways.iter().copied().find(fits)).collect();
-            let combined = advice.iter().any(|r| {
-                [r.dtype.is_some(), r.context.is_some(), r.loops.is_some(), r.sequences.is_some()].iter().filter(|is| **is).count() > 1
-            });
+            let combined = advice.iter().any(|r| options_of(r) > 1);
             if combined || advice.is_empty() {
                 assert_eq!(mildest, [], "{percent}%");
+                // A smaller dtype and one other option come before all of them together.
+                let [dtypes, others @ ..] = &single(&needs)[..] else { panic!("four options") };
+                let pairs = dtypes.iter().flat_map(|dtype| others.iter().flatten().map(|other| Remedy { dtype: dtype.dtype, ..*other }));
+                if pairs.into_iter().any(|pair| fits(&pair)) {
+                    pair_seen = true;
+                    assert!(advice.iter().all(|r| options_of(r) == 2 && r.dtype.is_some()), "{percent}%: {advice:?}");
+                }
             } else {
                 assert_eq!(&mildest, advice, "{percent}%");
             }
             seen[if advice.is_empty() { 0 } else { 1 + usize::from(combined) }] = true;
         }
     }
-    assert_eq!(seen, [true; 3], "none, single and combined");
+    assert_eq!((seen, pair_seen), ([true; 3], true), "none, single and combined, a pair among those");
 }
 
 #[test]

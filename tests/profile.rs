@@ -9,14 +9,24 @@ use pollster::block_on;
 use refrain::Error;
 use refrain::backend::profile::{Clock, Load, Profile};
 use refrain::backend::{Backend, DeviceChoice, DeviceOptions, Plan};
+use refrain::kernels::RowList;
+use refrain::kernels::embed::embed;
+use refrain::kernels::experts::{Slots, experts_down, experts_up};
+use refrain::kernels::experts_grouped::{Groups, experts_grouped};
 use refrain::kernels::fma_rate::fma_rate;
+use refrain::kernels::group::{group, most_tiles};
 use refrain::kernels::linear::{Into, linear};
+use refrain::kernels::read_rate::{Pattern, read_rate, read_rates};
 use refrain::kernels::rmsnorm::rmsnorm;
+use refrain::model::defaults::Exit;
+use refrain::model::files::Source;
+use refrain::model::{Depth, Engine, Feed, Logits, Options};
 use refrain::precision::Precision;
-use refrain::tensor::{Dtype, Tensor};
+use refrain::tensor::{Dtype, Matrix, Tensor};
 use tempfile::TempDir;
 
 use crate::devices;
+use crate::goldens::Case;
 
 fn tensor(backend: &mut Backend, rows: usize, cols: usize) -> Tensor {
     backend.tensor("a tensor", Dtype::F32, rows, cols).unwrap()
@@ -87,6 +97,88 @@ fn a_profile_knows_what_ran() {
         assert_eq!(empty.dispatches, [], "{name}");
         // 0, not -0, which is what floats sum up to where there are none.
         assert!([empty.busy(), empty.lost().unwrap()].iter().all(|sum| *sum == 0.0 && sum.is_sign_positive()), "{name}");
+    }
+}
+
+/// What kernels that say what they do say: bytes that they read and write, and operations.
+#[test]
+fn a_profile_knows_what_gathers_and_experts_take() {
+    let mut backend = devices::open(&devices::all().swap_remove(0).1);
+    let (rows, k, routed, shared, dim, hidden) = (3, 2, 5, 1, 36, 20);
+    let (slots_of_a_row, table) = (k + shared, backend.matrix("table", Precision::Q8, 50, dim, 1).unwrap());
+    let [up, down] = [(2 * hidden, dim), (dim, hidden)]
+        .map(|(outs, ins)| backend.matrix("w", Precision::F16, (routed + shared) * outs, ins, outs).unwrap());
+    let mut words = |rows, cols| backend.tensor("words", Dtype::U32, rows, cols).unwrap();
+    let (list, ids, tiles, order) = (words(rows, 4), words(rows, k), words(most_tiles(9, 6, 4), 4), words(1, 9));
+    let (x, out, gates) = (tensor(&mut backend, rows, dim), tensor(&mut backend, rows, dim), tensor(&mut backend, rows, k));
+    let (inner, pairs) = (tensor(&mut backend, rows * slots_of_a_row, hidden), tensor(&mut backend, rows * slots_of_a_row, dim));
+    let (slots, groups) = (Slots { ids, gates, routed, shared }, Groups { tiles: &tiles, order: &order, tile: 4 });
+    let mut pass = backend.pass();
+    embed(&mut pass, &table, RowList { table: list, first: 0, rows }, &x).unwrap();
+    experts_up(&mut pass, &up, &slots, &x, &inner, rows).unwrap();
+    experts_down(&mut pass, &down, &slots, &inner, &out, rows).unwrap();
+    group(&mut pass, &slots, groups, rows).unwrap();
+    experts_grouped(&mut pass, &down, &slots, &inner, groups, &pairs, rows).unwrap();
+    // Four rounds of two workgroups.
+    let (read, written) = (tensor(&mut backend, 1, 16 * 4 * 2 * 16), tensor(&mut backend, 1, 40));
+    read_rate(&mut pass, &read, Pattern::Rows, 16, 4, &written).unwrap();
+    let plan = backend.plan(pass).unwrap();
+    let found = profile(&mut backend, &[&plan]);
+    // Three rows choose at most six experts, of which there are five, and the shared one is always read.
+    let read = |w: &Matrix| w.bytes(w.rows);
+    let expected = [
+        ("embed", table.bytes(rows) + 4 * rows * dim, 0),
+        ("experts_up", read(&up) + 4 * (rows * dim + 9 * hidden), 2 * 9 * 2 * hidden * dim),
+        ("experts_down", read(&down) + 4 * (9 * hidden + 2 * rows * dim), 2 * 9 * dim * hidden),
+        ("experts_grouped", read(&down) + 4 * 9 * (hidden + dim), 2 * 9 * dim * hidden),
+        ("read_rate", 4 * (2048 + 32), 0),
+    ];
+    let loads = found.dispatches.iter().map(|ran| (ran.load.kernel, ran.load.bytes as usize, ran.load.flops as usize));
+    assert_eq!(loads.filter(|(kernel, ..)| *kernel != "group").collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn what_is_read_to_measure_is_what_was_asked_for() {
+    let own = devices::all().swap_remove(0).1;
+    // Bytes that a workgroup reads at least: parts of memory are multiples of it.
+    let unit = 4 * 16 * 256 * devices::open(&own).tier().workgroup as u64;
+    // Asked for, the largest binding; parts and how many units each has.
+    for (asked, most, parts, units) in [(5 * unit + 100, None, 1, 5), (5 * unit, Some(2 * unit + 100), 3, 1), (7, None, 1, 1)] {
+        let mut backend = devices::open(&DeviceOptions { max_binding: most, ..own.clone() });
+        let before = backend.allocated_bytes();
+        let rates = block_on(read_rates(&mut backend, asked as usize)).unwrap();
+        let taken = parts * units * unit + units * unit / 16;
+        assert_eq!(backend.allocated_bytes() - before, taken, "{asked} bytes with bindings of {most:?}");
+        assert_eq!(rates.iter().map(|rate| rate.how).collect::<Vec<_>>(), Pattern::ALL.map(Pattern::name));
+        assert!(rates.iter().all(|rate| rate.per_second > 0.0), "{rates:?}");
+    }
+}
+
+/// At the last loop, rows that only catch up leave their keys and values: nobody asks for what else they would come to.
+#[test]
+fn the_last_loop_spares_rows_that_only_catch_up() {
+    for (name, head_groups) in [("gqa_tiny", 2), ("mla_tiny", 1)] {
+        let source = Source::folder(Case::open(name).folder).unwrap();
+        let device = devices::all().swap_remove(0).1;
+        let options = Options { device, loops: Some(3), ..Options::default() };
+        let mut engine = block_on(Engine::load(&source, &options, &mut |_| {})).unwrap();
+        let mut sequence = engine.sequence().unwrap();
+        let mut feed = |engine: &mut Engine, tokens: &[u32], loops| {
+            let depth = Depth { loops, min_loops: 0, exit: Exit::Fixed };
+            block_on(engine.forward(&mut [Feed { sequence: &mut sequence, tokens }], depth, Logits::GREEDY)).unwrap();
+        };
+        feed(&mut engine, &[1, 2, 3, 4, 5], 2);
+        engine.start_profile().unwrap();
+        feed(&mut engine, &[6], 3);
+        let found = block_on(engine.take_profile()).unwrap();
+        let of = |kernel: &str| found.dispatches.iter().map(|ran| ran.load).filter(|load| load.kernel == kernel).collect::<Vec<_>>();
+        let rows = |kernel: &str| of(kernel).iter().map(|load| load.rows.unwrap()).collect::<Vec<_>>();
+        // The new token alone, twice; then with the five before it.
+        assert_eq!((rows("inject"), rows("recur")), (vec![1, 1, 6], vec![1, 1, 1]), "{name}");
+        let attention = of("attention");
+        assert_eq!(attention.len(), 5, "{name}: in the prelude, in three loops, in the coda");
+        // All heads of a group at once.
+        assert!(attention.iter().all(|load| load.grid == [1, head_groups, 1]), "{name}: {attention:?}");
     }
 }
 

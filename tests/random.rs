@@ -59,6 +59,29 @@ pub fn in_memory(config: &Value, seed: u64, value: impl Fn(&str, f32) -> f32) ->
     }
 }
 
+/// A model of 40 tokens of which [`OVERFLOWS`] does: it has an embedding of its own, as large as can be.
+pub fn overflowing(changes: &Value) -> Source {
+    let mut changes = changes.clone();
+    changes["vocab_size"] = 40.into();
+    let Source::Memory { name, mut files } = model(&changes, 0.1, 0.3) else { panic!("in memory") };
+    let weights = &mut files.iter_mut().find(|(file, _)| file.ends_with("safetensors")).unwrap().1;
+    let mut bytes = weights.to_vec();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let at = 8 + header + tensors["embed.weight"]["data_offsets"][0].as_u64().unwrap() as usize + OVERFLOWS as usize * 16 * 4;
+    (0..16).for_each(|i| bytes[at + 4 * i..][..4].copy_from_slice(&1e30f32.to_le_bytes()));
+    *weights = bytes.into();
+    Source::Memory { name, files }
+}
+
+/// See [`overflowing`].
+pub const OVERFLOWS: u32 = 7;
+
+/// What turns a configuration into one of latent attention.
+pub fn mla() -> Value {
+    json!({"attn_type": "mla", "kv_lora_rank": 12, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 8})
+}
+
 fn open(source: &Source, device: DeviceOptions) -> refrain::Result<Model> {
     block_on(Model::open(source, &Options { device, ..Options::default() }, &mut |_| {}))
 }
@@ -116,17 +139,7 @@ fn numbers_that_overflow_are_an_error_and_no_text() {
 
 #[test]
 fn a_sequence_that_overflows_leaves_the_others_of_a_batch_alone() {
-    // Token 7 overflows: an embedding of its own, as large as can be.
-    let source = model(&json!({"vocab_size": 40}), 0.1, 0.3);
-    let Source::Memory { name, mut files } = source else { panic!("in memory") };
-    let weights = &mut files.iter_mut().find(|(file, _)| file.ends_with("safetensors")).unwrap().1;
-    let mut bytes = weights.to_vec();
-    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
-    let at = 8 + header + tensors["embed.weight"]["data_offsets"][0].as_u64().unwrap() as usize + 7 * 16 * 4;
-    (0..16).for_each(|i| bytes[at + 4 * i..][..4].copy_from_slice(&1e30f32.to_le_bytes()));
-    *weights = bytes.into();
-    let source = Source::Memory { name, files };
+    let source = overflowing(&json!({}));
     let depth = Depth { loops: 3, min_loops: 0, exit: Exit::Model };
     for (device, options) in devices::all() {
         let options = Options { device: options, sequences: Some(2), chunk: Some(4), ..Options::default() };
@@ -171,9 +184,7 @@ fn a_context_that_the_driver_would_cut_short_is_refused() {
 /// Few rows that look back on many positions: on hardware tiers these are shared out in spans, and the logits are the same.
 #[test]
 fn long_contexts_are_shared_out() {
-    let mla =
-        json!({"attn_type": "mla", "kv_lora_rank": 12, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 8});
-    for (attention, kind, a_loop) in [(json!({}), "gqa", 9), (mla, "mla", 12)] {
+    for (attention, kind, a_loop) in [(json!({}), "gqa", 9), (mla(), "mla", 12)] {
         let mut changes = attention;
         (changes["vocab_size"], changes["max_seq_len"]) = (300.into(), 700.into());
         let source = model(&changes, 0.6, 0.6);

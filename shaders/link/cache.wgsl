@@ -3,10 +3,11 @@
 
 // The slot, counted in this part, that a row at this loop uses; not below p.slots where it lies in another part.
 fn cache_slot(row_loop: u32) -> u32 {
-    return p.slot + p.per_loop * row_loop - p.first_slot;
+    // No loop is so large that it comes round to a slot.
+    return p.slot + min(p.per_loop * row_loop, 0x7fffffffu) - p.first_slot;
 }
 
-// Whether a row's sequence and position lie in the cache: a store must not reach another sequence's rows.
+// Whether a row's sequence and position lie in the cache: what a row says must not reach another sequence's rows.
 fn cache_has(row: vec4<u32>) -> bool {
     return row.y < p.sequences && row.z < p.context;
 }

@@ -71,12 +71,16 @@ fn twin(p: &Params, [list, angles, q, turned, cache]: [&[f32]; 5], [y]: [&mut [f
         let of = first..first + rows.len();
         first = of.end;
         let Some(slot) = slot_in_part(p.slot, p.per_loop, p.first_slot, p.slots, rows[0].at_loop) else { continue };
+        if rows[0].sequence >= p.sequences as usize {
+            continue;
+        }
         let start = (slot * p.sequences as usize + rows[0].sequence) * p.context as usize * p.cache_stride as usize;
         let every = |start, stride| Rows { start, stride };
         for (shared, span) in (0..p.heads as usize / group).flat_map(|shared| (0..p.spans as usize).map(move |span| (shared, span))) {
             let from = span * p.span as usize;
-            // Positions of the span that a row sees.
-            let seen = |row: &RowInfo| (row.position + 1).min(p.context as usize).saturating_sub(from).min(p.span as usize);
+            // Positions of the span that a row sees: none from a position outside of the cache.
+            let end = |row: &RowInfo| row.at(p.sequences, p.context).map_or(0, |_| row.position + 1);
+            let seen = |row: &RowInfo| end(row).saturating_sub(from).min(p.span as usize);
             let longest = rows.iter().map(seen).max().unwrap_or(0);
             queries.clear();
             for (row, info) in of.clone().zip(rows) {
@@ -85,7 +89,9 @@ fn twin(p: &Params, [list, angles, q, turned, cache]: [&[f32]; 5], [y]: [&mut [f
                     let pairs = &turned[row * p.turned_stride as usize + p.turned_start as usize + head * rope..][..rope];
                     let at = queries.len();
                     queries.resize(at + rope, 0.0);
-                    turn(pairs, angles, info.position, &mut queries[at..]);
+                    if info.position < p.context as usize {
+                        turn(pairs, angles, info.position, &mut queries[at..]);
+                    }
                 }
             }
             let count = rows.len() * group;

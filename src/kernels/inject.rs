@@ -20,7 +20,7 @@ use crate::tensor::Tensor;
 
 params! {
     /// Parameters. `pass_index` numbers the passes of one submission: each marks whether it ran.
-    Params { rows: u32, list: u32, dim: u32, stride: u32, context: u32, places: u32, pass_index: u32, eps: f32 }
+    Params { rows: u32, list: u32, dim: u32, stride: u32, sequences: u32, context: u32, places: u32, pass_index: u32, eps: f32 }
 }
 
 /// The kernel.
@@ -46,8 +46,8 @@ fn twin(p: &Params, [list, h, e, table, act]: [&[f32]; 5], [x, normed, gate]: [&
     let mut sums = Vec::with_capacity(dim);
     for row in 0..p.rows as usize {
         let info = row_info(list, p.list + row as u32);
+        let Some(state) = info.at(p.sequences, p.context).map(|state| state * stride) else { continue };
         let emb = &table[(2 + info.at_loop) * stride..][..dim];
-        let state = info.state(p.context) * stride;
         sums.clear();
         sums.extend(h[state..][..dim].iter().zip(&e[state..]).zip(emb).map(|((h, e), emb)| h + emb + e));
         let x = &mut x[row * stride..][..dim];
@@ -80,6 +80,7 @@ pub fn inject(pass: &mut Pass, list: RowList, states: &States, table: &Tensor, g
         list: list.first as u32,
         dim: x.cols as u32,
         stride: x.stride as u32,
+        sequences: states.sequences() as u32,
         context: states.context as u32,
         places: gating.act.rows as u32,
         pass_index: gating.pass_index as u32,

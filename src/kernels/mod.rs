@@ -102,6 +102,13 @@ pub struct States {
     pub context: usize,
 }
 
+impl States {
+    /// Sequences that fit.
+    fn sequences(&self) -> usize {
+        self.h.rows.min(self.e.rows) / self.context.max(1)
+    }
+}
+
 /// One row of a [`RowList`], as a twin reads it.
 #[derive(Clone, Copy, Debug)]
 struct RowInfo {
@@ -112,9 +119,11 @@ struct RowInfo {
 }
 
 impl RowInfo {
-    /// Where the row's state lies. The twin of `state_row`.
-    fn state(&self, context: u32) -> usize {
-        self.sequence * context as usize + self.position
+    /// Where the row lies among so many sequences of so many positions, if it does: what a row says must not reach another sequence.
+    /// The twin of `state_has` and `state_row`, and of `cache_has`.
+    fn at(&self, sequences: u32, context: u32) -> Option<usize> {
+        let (sequences, context) = (sequences as usize, context as usize);
+        (self.sequence < sequences && self.position < context).then(|| self.sequence * context + self.position)
     }
 }
 

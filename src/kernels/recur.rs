@@ -13,13 +13,13 @@ use crate::error::Result;
 use crate::kernel::{Kernel, Link, Twin, f32s, u32s};
 use crate::kernels::halt::{ACT, Head, accumulate};
 use crate::kernels::product::{Rows, dot, mix, product};
-use crate::kernels::{NO_PLACE, RowList, States, expect, expect_room, row_info};
+use crate::kernels::{RowList, States, expect, expect_room, row_info};
 use crate::params;
 use crate::tensor::Tensor;
 
 params! {
     /// Parameters. `stride` counts `vec4`s.
-    Params { rows: u32, list: u32, stride: u32, rank: u32, rank_stride: u32, scales: u32, context: u32, bias: f32, threshold: f32 }
+    Params { rows: u32, list: u32, stride: u32, rank: u32, rank_stride: u32, scales: u32, sequences: u32, context: u32, places: u32, bias: f32, threshold: f32 }
 }
 
 /// The largest LoRA rank that the shader's shared memory holds.
@@ -54,12 +54,12 @@ fn twin(p: &Params, [list, x, e, table, scale]: [&[f32]; 5], [h, out, act]: [&mu
     let [a, b, w] = [0, 1, 2].map(|i| &vectors[i * stride..][..stride]);
     for (row, lora) in lora.chunks_exact(stride).enumerate() {
         let info = info(row);
-        let state = info.state(p.context) * stride;
+        let Some(state) = info.at(p.sequences, p.context).map(|state| state * stride) else { continue };
         let (h, e, x) = (&mut h[state..][..stride], &e[state..][..stride], &x[row * stride..][..stride]);
         for i in 0..stride {
             h[i] = a[i] * h[i] + b[i] * e[i] + (x[i] + lora[i]);
         }
-        if info.source != NO_PLACE as usize {
+        if info.source < p.places as usize {
             let act = &mut act[ACT * info.source..][..ACT];
             let weight = accumulate(act, dot(h, w) + p.bias, (info.at_loop + 1) as f32, p.threshold);
             out[info.source * stride..].iter_mut().zip(h).for_each(|(out, h)| *out += weight * *h);
@@ -78,7 +78,7 @@ pub struct Ending {
     pub head: Head,
 }
 
-/// Records the end of the loop for the listed rows; a row's source is its place, or [`NO_PLACE`].
+/// Records the end of the loop for the listed rows; a row's source is its place, or [`NO_PLACE`](super::NO_PLACE).
 pub fn recur(pass: &mut Pass, list: RowList, x: &Tensor, ending: &Ending, states: &States, out: &Tensor, act: &Tensor) -> Result<()> {
     let (States { h, e, context }, Ending { table, scale, head }) = (states, ending);
     let rank = scale.cols;
@@ -97,7 +97,9 @@ pub fn recur(pass: &mut Pass, list: RowList, x: &Tensor, ending: &Ending, states
         rank: rank as u32,
         rank_stride: scale.stride as u32,
         scales: scale.rows as u32,
+        sequences: states.sequences() as u32,
         context: *context as u32,
+        places: out.rows as u32,
         bias: head.bias,
         threshold: head.threshold,
     };

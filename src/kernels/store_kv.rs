@@ -34,10 +34,8 @@ fn twin(p: &Params, [list, angles, x]: [&[f32]; 3], [cache]: [&mut [f32]; 1]) {
     for row in 0..p.rows as usize {
         let info = row_info(list, p.list + row as u32);
         let Some(slot) = slot_in_part(p.slot, p.per_loop, p.first_slot, p.slots, info.at_loop) else { continue };
-        if info.sequence >= p.sequences as usize || info.position >= p.context as usize {
-            continue;
-        }
-        let at = (slot * p.sequences as usize + info.sequence) * p.context as usize + info.position;
+        let Some(at) = info.at(p.sequences, p.context) else { continue };
+        let at = slot * p.sequences as usize * p.context as usize + at;
         let (keys, values) = cache[at * p.cache_stride as usize..][..2 * width].split_at_mut(width);
         let x = &x[row * p.x_stride as usize..];
         for (k, key) in x[p.k_start as usize..][..width].chunks_exact(d).zip(keys.chunks_exact_mut(d)) {

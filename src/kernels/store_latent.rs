@@ -42,10 +42,8 @@ fn twin(p: &Params, [list, angles, x, gain, q_gain]: [&[f32]; 5], [cache, c_q]: 
         let (q, c_r) = x[row * p.x_stride as usize..][..q_rank + rank + d].split_at(q_rank);
         normalise(q, q_gain, p.eps, &mut c_q[row * p.q_stride as usize..][..q_rank]);
         let Some(slot) = slot_in_part(p.slot, p.per_loop, p.first_slot, p.slots, info.at_loop) else { continue };
-        if info.sequence >= p.sequences as usize || info.position >= p.context as usize {
-            continue;
-        }
-        let at = (slot * p.sequences as usize + info.sequence) * p.context as usize + info.position;
+        let Some(at) = info.at(p.sequences, p.context) else { continue };
+        let at = slot * p.sequences as usize * p.context as usize + at;
         let (latent, key) = cache[at * p.cache_stride as usize..][..rank + d].split_at_mut(rank);
         let (c, r) = c_r.split_at(rank);
         normalise(c, gain, p.eps, latent);

@@ -122,6 +122,23 @@ impl Table {
                 });
             }
         }
+        // A sequence, positions and a place that there are not; the rows between them are right.
+        let wrong = [[1, 2, 3, 0], [2, 0, 4, 1], [3, 0, 11, 1], [4, u32::MAX, 0, 1], [5, 1, 5, 2], [9, 1, 6, 1], [0, 1, u32::MAX, 0]];
+        self.add("begin", "rows that cannot be".into(), move |b| {
+            let (list, x, states) = (b.list(2, &wrong)?, b.random("x", 7, 13)?, b.states(13)?);
+            let out = b.random("out", 8, 13)?;
+            begin(&mut b.pass, list, &x, &states, &out)
+        });
+        self.add("inject", "rows that cannot be".into(), move |b| {
+            let (list, states, table) = (b.list(2, &wrong)?, b.states(13)?, b.random("table", 9, 13)?);
+            let (x, normed, gate) = (b.random("x", 7, 13)?, b.random("normed", 7, 13)?, b.u32s("gate", 1, 256, |_, _| 7)?);
+            let act = b.f32s("act", 8, 8, |_, _| 1.0)?;
+            inject(&mut b.pass, list, &states, &table, Gating { act: &act, gate: &gate, pass_index: 3 }, &x, &normed)
+        });
+        self.add("recur", "rows that cannot be".into(), move |b| {
+            let (list, x, ending) = (b.list(2, &wrong)?, b.random("x", 7, 13)?, b.ending(13, 3)?);
+            b.end_of_loop(list, &x, &ending, 8, |_, col| start(9, 1, Mode::Halt)[col])
+        });
         for (n, dim, rank) in [(1, 3, 1), (6, 64, 5), (3, 65, 16), (2, 131, 3), (1, 5, 500)] {
             self.add("recur", format!("{n} × {dim}, rank {rank}"), move |b| {
                 let (list, x) = (b.list(1, &rows(n))?, b.random("x", n + 1, dim)?);
@@ -151,11 +168,12 @@ impl Table {
 
     /// Stores and copies in a cache of 7 slots, 3 sequences and 20 positions, which comes in two parts.
     fn cache(&mut self) {
-        // The last three lie outside of the cache: sequence, position, slot.
-        let rows = [[9, 0, 0, 0], [9, 2, 19, 3], [9, 1, 5, 4], [9, 0, 7, 1], [9, 1, 0, 1], [9, 3, 0, 0], [9, 0, 20, 0], [9, 0, 8, 9]];
+        // The last four lie outside of the cache: sequence, position, slot, and a slot that must not come round to the first.
+        let rows = [[0, 0, 0], [2, 19, 3], [1, 5, 4], [0, 7, 1], [1, 0, 1], [3, 0, 0], [0, 20, 0], [0, 8, 9], [0, 9, u32::MAX]];
+        let rows = rows.map(|[sequence, position, at_loop]| [9, sequence, position, at_loop]);
         let slots = [("one layer", Slot::Layer(6)), ("a slot a loop", Slot::Loops(2)), ("the first layer", Slot::Layer(0))];
         for (kind, slot) in slots {
-            for count in [1, 8] {
+            for count in [1, 9] {
                 let what = format!("{kind}, {count} rows");
                 self.add("store_kv", what.clone(), move |b| {
                     let (angles, list) = (b.angles(20, 6)?, b.list(2, &rows[..count])?);
@@ -188,7 +206,9 @@ impl Table {
         let cut = |count, positions| Spans { count, positions };
         let lengths: Vec<[u32; 4]> = [1, 2, 63, 64, 65, 200].map(|positions| [9, 0, positions - 1, 0]).to_vec();
         // One slot's rows of a cache in two parts: some of these rows find theirs in the first, some in the second, the last in none.
-        let spread: Vec<[u32; 4]> = vec![[9, 2, 19, 0], [9, 0, 3, 4], [9, 1, 0, 3], [9, 2, 8, 2], [9, 0, 19, 4], [9, 0, 1, 9]];
+        // And some that there must not be: a sequence, positions beside one that is right, a loop that must not come round.
+        let mut spread: Vec<[u32; 4]> = vec![[9, 2, 19, 0], [9, 0, 3, 4], [9, 1, 0, 3], [9, 2, 8, 2], [9, 0, 19, 4], [9, 0, 1, 9]];
+        spread.extend([[9, 3, 2, 0], [9, u32::MAX, 2, 1], [9, 1, 4, 2], [9, 1, 20, 2], [9, 1, u32::MAX, 2], [9, 0, 5, u32::MAX]]);
         // Rows that follow each other: of one sequence, of the next one, back again, of another loop.
         let places = [(0, 0); 11].into_iter().chain([(1, 0); 3]).chain([(0, 0); 2]).chain([(0, 1); 7]);
         let mixed: Vec<[u32; 4]> = places.zip(0..).map(|((sequence, at_loop), i)| [9, sequence, 60 + i, at_loop]).collect();

@@ -407,3 +407,17 @@ fn top_sorts_and_sums() {
         near(values.row(row), &formula);
     }
 }
+
+#[test]
+fn zeros_of_both_signs_are_ties() {
+    let [ids] = run(|b| {
+        let x = b.f32s("x", 2, 300, |row, col| if (row + col * col / 7) % 2 == 0 { -0.0 } else { 0.0 })?;
+        let (values, ids) = (b.random("values", 2, 42)?, b.u32s("ids", 2, 40, |_, _| 999)?);
+        b.top(&x, 40, &values, &ids, 2)?;
+        Ok([ids])
+    });
+    for row in 0..2 {
+        let found: Vec<u32> = ids.row(row).iter().map(|id| id.to_bits()).collect();
+        assert_eq!(found, (0..40).collect::<Vec<u32>>(), "row {row}: the lowest ids first");
+    }
+}
