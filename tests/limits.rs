@@ -143,7 +143,7 @@ fn configs() {
             products += 1;
             assert!(products < 31, "{largest}");
         };
-        refused(&format!("all of {name}"), "too_small", "shared memory", || count(&together, &on_the_cpu()));
+        refused(&format!("all of {name}"), "too_small", "there is a kernel for at most", || count(&together, &on_the_cpu()));
     }
     // As much as kernels have room for, in many layers: only the bytes are too many.
     let mut config = golden("gqa_tiny");

@@ -89,8 +89,8 @@ fn at_every_look_of_a_generation() {
         for look in 0..all {
             let (mut told, ended, looks) = disturbed(name, look);
             let Err(error) = ended else {
-                // Nothing was needed of it any more.
-                assert!(looks >= look && told == undisturbed, "{name}: undisturbed at look {look} of {all}");
+                // Nothing was needed of it any more, or there were fewer looks this time: two may meet in one.
+                assert_eq!(told, undisturbed, "{name}: look {look} of {all}, {looks} this time");
                 continue;
             };
             assert_eq!(error.code(), "device_lost", "{name}, look {look}: {error}");
