@@ -59,7 +59,7 @@ export class Client {
     } catch (cause) {
       this.signal.throwIfAborted();
       if (this.reached) throw new Broken(reason(cause), undefined, undefined, cause);
-      const hint = isSameOrigin(url)
+      const hint = globalThis.location && isSameOrigin(url)
         ? 'check whether this device is online, then try again'
         : 'check the address and the connection; another origin must allow requests from this page (CORS)';
       throw new RefrainError('file', `${url}: expected an answer, found ${reason(cause)}`, { hint, details: { url }, cause });
