@@ -358,6 +358,7 @@ test('on a phone the focus goes back to the token when the sheet is closed', () 
     await page.click('.sheet >> text=Close');
     assert.ok(await focused(page, '.token[data-index="3"]'));
     await page.click('.map canvas', { position: { x: 60, y: 20 } });
+    await page.waitForSelector('.sheet[open]');
     await page.keyboard.press('Escape');
     await until(page, () => document.activeElement.closest('.token[aria-pressed=true]'));
   }));

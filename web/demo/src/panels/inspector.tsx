@@ -1,5 +1,5 @@
 import type { Step } from 'refrain';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { Convergence, Experts, Halting, Lens } from '../charts/charts';
 import { massAt, recorded, settledAt } from '../depths';
 import { count, share, short, shown } from '../format';
@@ -41,7 +41,8 @@ function titleOf(step: Step): string {
 
 function Sheet({ title, tools, children }: { title: string; tools: preact.ComponentChildren; children: preact.ComponentChildren }) {
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  // At once: whoever is quick closes it before the next frame.
+  useLayoutEffect(() => {
     const shown = dialog.current;
     shown?.showModal();
     return () => {
