@@ -7,7 +7,7 @@ use refrain::backend::{DeviceChoice, DeviceOptions};
 use refrain::generate::{Model, Params};
 use refrain::model::defaults::Exit;
 use refrain::model::files::Source;
-use refrain::model::{Depth, Detail, Engine, Feed, Logits, Options, Pace, Prediction};
+use refrain::model::{Depth, Detail, Engine, Feed, Logits, Observed, Options, Pace, Prediction};
 use refrain::precision::Precision;
 use refrain::shipped;
 
@@ -346,6 +346,12 @@ fn what_is_worth_knowing_of_the_files_is_kept() {
     assert_eq!(block_on(Engine::load(&source, &options, &mut |_| {})).unwrap().notes(), notes);
     let cpu = devices::open(&devices::all().swap_remove(0).1);
     assert_eq!(Engine::load_on(cpu, &source, &options, &mut |_| {}).unwrap().notes(), notes);
+}
+
+#[test]
+fn the_best_of_equals_is_the_first() {
+    let best = |log_probabilities: &[f32]| Observed { log_probabilities: log_probabilities.to_vec(), loops: 1, experts: Vec::new() }.best();
+    assert_eq!([best(&[-3.0, -1.0, -2.0, -1.0]), best(&[-1.0]), best(&[f32::NEG_INFINITY, -9.0])], [1, 0, 1]);
 }
 
 #[test]
